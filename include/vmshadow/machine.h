@@ -1,0 +1,54 @@
+// What must be known about a VM besides its pages, to put it back: its RAM blocks, the head of its
+// migration stream, and how its QEMU was started. Constant for one generation.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include <vmshadow/types.h>
+
+namespace vmshadow {
+
+/// Limits that hold for what a peer or a disk may claim.
+inline constexpr std::size_t kRamBlocksMax = 1024;
+inline constexpr std::size_t kRamBlockNameBytesMax = 255;
+inline constexpr std::uint64_t kRamBlockBytesMax = std::uint64_t{1} << 46;  // 64 TiB
+inline constexpr std::size_t kMachineTextBytesMax = std::size_t{1} << 20;
+inline constexpr std::size_t kConfigurationBytesMax = 64 * 1024;
+inline constexpr std::uint64_t kDeviceStateBytesMax = std::uint64_t{1} << 30;
+
+struct RamBlock {
+  std::string name;       ///< QEMU's idstr, e.g. "pc.ram"; unique in a layout
+  std::uint64_t bytes{};  ///< used length; a multiple of kPageBytes
+  bool operator==(const RamBlock&) const = default;
+  [[nodiscard]] std::uint64_t pages() const { return bytes / kPageBytes; }
+};
+
+/// The RAM blocks in stream order, and the numbers QEMU gave the `ram` section.
+struct RamLayout {
+  std::vector<RamBlock> blocks;
+  std::uint32_t ram_section_id{};
+  std::uint32_t ram_section_instance{};
+  std::uint32_t ram_section_version{};
+  bool operator==(const RamLayout&) const = default;
+  [[nodiscard]] std::uint64_t total_bytes() const {
+    std::uint64_t sum = 0;
+    for (const auto& block : blocks) sum += block.bytes;
+    return sum;
+  }
+};
+
+/// How to start a QEMU that can take this VM's state.
+struct MachineDescription {
+  /// JSON text with the keys docs/store-format.md lists (qemu binary and version, machine type,
+  /// accelerator, argv, cwd, RAM bytes). Kept as text: stages in between only carry it.
+  std::string json;
+  /// The body of the stream's CONFIGURATION section after the 0x07 byte: be32 length, machine name,
+  /// then its subsections, as QEMU sent it.
+  std::vector<std::byte> configuration;
+  RamLayout layout;
+  bool operator==(const MachineDescription&) const = default;
+};
+
+}  // namespace vmshadow

@@ -1,0 +1,77 @@
+// The commands this project uses, typed. Each is one round trip on a Session; errors are those of
+// Session::execute(), or Errc::protocol for a reply that is not of the documented form
+// (QEMU QMP Reference Manual).
+#pragma once
+
+#include <chrono>
+#include <cstdint>
+#include <map>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include <vmshadow/result.h>
+
+#include "qmp/session.h"
+
+namespace vmshadow::qmp {
+
+/// RunState of query-status, the ones we tell apart; `other` keeps the text.
+struct RunState {
+  bool running{};
+  std::string text;  ///< "running", "paused", "colo", "guest-panicked", …
+};
+[[nodiscard]] Result<RunState> query_status(Session& session);
+
+/// `status` of query-migrate: "none" if the reply has none; and its error-desc.
+struct MigrationInfo {
+  std::string status;
+  std::string error;
+  [[nodiscard]] bool active() const;  ///< setup, active, device, colo, cancelling, …: not at rest
+};
+[[nodiscard]] Result<MigrationInfo> query_migrate(Session& session);
+
+[[nodiscard]] Status migrate_set_capabilities(Session& session,
+                                              const std::map<std::string, bool>& capabilities);
+/// Names of all capabilities this QEMU knows, with their present values.
+[[nodiscard]] Result<std::map<std::string, bool>> query_migrate_capabilities(Session& session);
+[[nodiscard]] Status migrate_set_parameters(Session& session, const Json& parameters);
+[[nodiscard]] Result<Json> query_migrate_parameters(Session& session);
+[[nodiscard]] Status migrate(Session& session, const std::string& uri);
+[[nodiscard]] Status migrate_cancel(Session& session);
+[[nodiscard]] Status migrate_incoming(Session& session, const std::string& uri);
+
+/// Hands `fd` to QEMU under `name` (for uri "fd:NAME").
+[[nodiscard]] Status getfd(Session& session, const std::string& name, int fd);
+[[nodiscard]] Status closefd(Session& session, const std::string& name);
+
+[[nodiscard]] Status colo_lost_heartbeat(Session& session);
+[[nodiscard]] Status cont(Session& session);
+[[nodiscard]] Status stop(Session& session);
+[[nodiscard]] Status quit(Session& session);
+
+[[nodiscard]] Result<std::vector<std::string>> query_commands(Session& session);
+struct MachineFacts {
+  std::string qemu_version;
+  std::string machine_type;    ///< the running machine's versioned name, "pc-i440fx-7.2"
+  bool kvm{};                  ///< KVM is the accelerator in use
+  std::uint64_t ram_bytes{};   ///< base memory
+  std::string uuid;
+  std::string name;            ///< -name, may be empty
+};
+[[nodiscard]] Result<MachineFacts> query_machine(Session& session);
+
+/// A device qom path and type that cannot be captured by a RAM+device-state stream (VFIO and the
+/// like: anything QEMU reports as a migration blocker, and types starting with "vfio-" or
+/// "vhost-user-"/"vdpa" without migration support), with the reason in words. Empty if all is well.
+struct Obstacle {
+  std::string device;
+  std::string reason;
+};
+[[nodiscard]] Result<std::vector<Obstacle>> find_obstacles(Session& session);
+
+/// Saves guest-physical memory to a file that QEMU creates.
+[[nodiscard]] Status pmemsave(Session& session, std::uint64_t address, std::uint64_t bytes,
+                              const std::string& path);
+
+}  // namespace vmshadow::qmp

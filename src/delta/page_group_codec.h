@@ -1,0 +1,40 @@
+// lz4 over groups of pages: the only place that knows lz4. Pure.
+#pragma once
+
+#include <cstddef>
+#include <memory>
+#include <span>
+#include <vector>
+
+#include <vmshadow/result.h>
+#include <vmshadow/types.h>
+
+#include "format/epoch_records.h"
+
+namespace vmshadow::delta {
+
+/// Appends the body of a page_group record to `out`: the keys, and the pages (keys.size() *
+/// kPageBytes bytes at `pages`) compressed, or raw where lz4 would not make them smaller. An encoder
+/// object keeps lz4's scratch state; used by one thread.
+class PageGroupEncoder {
+ public:
+  PageGroupEncoder();
+  ~PageGroupEncoder();
+  PageGroupEncoder(PageGroupEncoder&&) noexcept;
+  void append_body(std::vector<std::byte>& out, std::span<const format::PageKey> keys,
+                   const std::byte* pages);
+
+ private:
+  struct State;
+  std::unique_ptr<State> state_;
+};
+
+/// Decodes all pages of a group into `out` (page_count * kPageBytes bytes), in the keys' order.
+/// Errc::corrupt if the payload does not decode to exactly that. Never reads or writes out of bounds
+/// whatever the payload.
+[[nodiscard]] Status decode_pages(const format::PageGroup& group, MutableByteSpan out);
+/// Decodes only what is needed for the page at `slot` into `out` (kPageBytes bytes).
+[[nodiscard]] Status decode_page(const format::PageGroup& group, std::size_t slot,
+                                 MutableByteSpan out);
+
+}  // namespace vmshadow::delta

@@ -1,0 +1,207 @@
+#include "format/epoch_records.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cstring>
+#include <set>
+
+#include "base/assert.h"
+
+namespace vmshadow::format {
+namespace {
+
+constexpr std::uint64_t kPagesPerBlockMax = kRamBlockBytesMax / kPageBytes;
+constexpr std::uint32_t kEndFlagFull = 1;
+
+struct BlockHeadBytes {
+  le16 name_bytes;
+  le16 reserved;
+  le64 bytes;
+};
+static_assert(sizeof(BlockHeadBytes) == 12);
+
+tl::unexpected<Error> malformed(std::string_view record, std::string_view what) {
+  return fail(Errc::corrupt, fmt::format("malformed {} record: {}", record, what));
+}
+
+}  // namespace
+
+Result<PageGroup> decode_page_group(ByteSpan body) {
+  BodyReader reader(body);
+  PageGroupHeadBytes head;
+  if (!reader.read(head)) return malformed("page_group", "shorter than its head");
+  PageGroup group;
+  group.page_count = head.page_count.get();
+  if (group.page_count == 0 || group.page_count > kGroupPagesMax) {
+    return malformed("page_group", fmt::format("{} pages", group.page_count));
+  }
+  if (head.reserved != 0) return malformed("page_group", "reserved byte is not 0");
+  if (head.codec > static_cast<std::uint8_t>(Codec::lz4)) {
+    return fail(Errc::version, fmt::format("page_group codec {} is unknown to this program",
+                                           head.codec));
+  }
+  group.codec = static_cast<Codec>(head.codec);
+  for (std::size_t i = 0; i < group.page_count; ++i) {
+    le64 key;
+    if (!reader.read(key)) return malformed("page_group", "ends inside its keys");
+    group.keys[i] = PageKey::unpack(key.get());
+    if (group.keys[i].page.value >= kPagesPerBlockMax) {
+      return malformed("page_group", "page number out of range");
+    }
+    const PageKey* const first = group.keys.data();
+    if (std::find(first, first + i, group.keys[i]) != first + i) {
+      return malformed("page_group", "the same page twice");
+    }
+  }
+  if (!reader.read_bytes(head.payload_bytes.get(), group.payload) || !reader.empty()) {
+    return malformed("page_group", "payload length does not match the body");
+  }
+  if (group.codec == Codec::raw && group.payload.size() != group.page_count * kPageBytes) {
+    return malformed("page_group", "raw payload is not whole pages");
+  }
+  return group;
+}
+
+void append_zero_pages_body(std::vector<std::byte>& out, std::span<const ZeroRun> runs) {
+  VMSHADOW_ASSERT(!runs.empty() && runs.size() <= kZeroRunsMax);
+  ZeroPagesHeadBytes head;
+  head.run_count = static_cast<std::uint32_t>(runs.size());
+  append_struct(out, head);
+  for (const ZeroRun& run : runs) {
+    ZeroRunBytes bytes;
+    bytes.first = run.first.packed();
+    bytes.count = run.count;
+    append_struct(out, bytes);
+  }
+}
+
+Result<std::vector<ZeroRun>> decode_zero_pages(ByteSpan body) {
+  BodyReader reader(body);
+  ZeroPagesHeadBytes head;
+  if (!reader.read(head)) return malformed("zero_pages", "shorter than its head");
+  if (head.reserved.get() != 0) return malformed("zero_pages", "reserved bytes are not 0");
+  const std::uint64_t count = head.run_count.get();
+  if (count == 0 || count * sizeof(ZeroRunBytes) != reader.rest().size()) {
+    return malformed("zero_pages", "run count does not match the body");
+  }
+  std::vector<ZeroRun> runs;
+  runs.reserve(count);
+  ZeroRunBytes bytes;
+  while (reader.read(bytes)) {
+    const ZeroRun run{PageKey::unpack(bytes.first.get()), bytes.count.get()};
+    if (run.count == 0 || run.count > kPagesPerBlockMax ||
+        run.first.page.value > kPagesPerBlockMax - run.count) {
+      return malformed("zero_pages", "run out of range");
+    }
+    runs.push_back(run);
+  }
+  return runs;
+}
+
+void append_machine_body(std::vector<std::byte>& out, const MachineDescription& machine) {
+  VMSHADOW_ASSERT(machine.json.size() <= kMachineTextBytesMax);
+  VMSHADOW_ASSERT(machine.configuration.size() <= kConfigurationBytesMax);
+  VMSHADOW_ASSERT(machine.layout.blocks.size() <= kRamBlocksMax);
+  MachineHeadBytes head;
+  head.json_bytes = static_cast<std::uint32_t>(machine.json.size());
+  head.configuration_bytes = static_cast<std::uint32_t>(machine.configuration.size());
+  head.block_count = static_cast<std::uint32_t>(machine.layout.blocks.size());
+  head.ram_section_id = machine.layout.ram_section_id;
+  head.ram_section_instance = machine.layout.ram_section_instance;
+  head.ram_section_version = machine.layout.ram_section_version;
+  append_struct(out, head);
+  append_bytes(out, machine.configuration);
+  append_bytes(out, std::as_bytes(std::span(machine.json)));
+  for (const RamBlock& block : machine.layout.blocks) {
+    VMSHADOW_ASSERT(block.name.size() <= kRamBlockNameBytesMax);
+    BlockHeadBytes block_head;
+    block_head.name_bytes = static_cast<std::uint16_t>(block.name.size());
+    block_head.bytes = block.bytes;
+    append_struct(out, block_head);
+    append_bytes(out, std::as_bytes(std::span(block.name)));
+  }
+}
+
+Result<MachineDescription> decode_machine(ByteSpan body) {
+  BodyReader reader(body);
+  MachineHeadBytes head;
+  if (!reader.read(head)) return malformed("machine", "shorter than its head");
+  if (head.json_bytes.get() > kMachineTextBytesMax ||
+      head.configuration_bytes.get() > kConfigurationBytesMax ||
+      head.block_count.get() > kRamBlocksMax) {
+    return malformed("machine", "a length is over its limit");
+  }
+  MachineDescription machine;
+  ByteSpan bytes;
+  if (!reader.read_bytes(head.configuration_bytes.get(), bytes)) {
+    return malformed("machine", "ends inside its configuration");
+  }
+  machine.configuration.assign(bytes.begin(), bytes.end());
+  if (!reader.read_bytes(head.json_bytes.get(), bytes)) {
+    return malformed("machine", "ends inside its description");
+  }
+  machine.json.assign(reinterpret_cast<const char*>(bytes.data()), bytes.size());
+  machine.layout.ram_section_id = head.ram_section_id.get();
+  machine.layout.ram_section_instance = head.ram_section_instance.get();
+  machine.layout.ram_section_version = head.ram_section_version.get();
+  std::set<std::string> names;
+  for (std::uint32_t i = 0; i < head.block_count.get(); ++i) {
+    BlockHeadBytes block_head;
+    if (!reader.read(block_head)) return malformed("machine", "ends inside its RAM blocks");
+    RamBlock block;
+    block.bytes = block_head.bytes.get();
+    if (block_head.reserved.get() != 0 || block_head.name_bytes.get() == 0 ||
+        block_head.name_bytes.get() > kRamBlockNameBytesMax ||
+        block.bytes > kRamBlockBytesMax || block.bytes % kPageBytes != 0) {
+      return malformed("machine", fmt::format("RAM block {} is out of range", i));
+    }
+    if (!reader.read_bytes(block_head.name_bytes.get(), bytes)) {
+      return malformed("machine", "ends inside a RAM block's name");
+    }
+    block.name.assign(reinterpret_cast<const char*>(bytes.data()), bytes.size());
+    if (!names.insert(block.name).second) return malformed("machine", "a RAM block's name twice");
+    machine.layout.blocks.push_back(std::move(block));
+  }
+  if (!reader.empty()) return malformed("machine", "bytes left over");
+  return machine;
+}
+
+void append_epoch_end_body(std::vector<std::byte>& out, const EpochSummary& summary) {
+  EpochEndBytes bytes;
+  bytes.record_count = summary.record_count;
+  bytes.flags = summary.full ? kEndFlagFull : 0;
+  bytes.chain = summary.chain;
+  bytes.cut_wall_ns = static_cast<std::uint64_t>(summary.cut_wall.ns);
+  bytes.captured_pages = summary.captured_pages;
+  bytes.stored_pages = summary.stored_pages;
+  bytes.zero_pages = summary.zero_pages;
+  bytes.record_bytes = summary.record_bytes;
+  bytes.device_bytes = summary.device_bytes;
+  append_struct(out, bytes);
+}
+
+Result<EpochSummary> decode_epoch_end(ByteSpan body) {
+  BodyReader reader(body);
+  EpochEndBytes bytes;
+  if (!reader.read(bytes) || !reader.empty()) return malformed("epoch_end", "wrong length");
+  if ((bytes.flags.get() & ~kEndFlagFull) != 0) {
+    return malformed("epoch_end", "a reserved flag is set");
+  }
+  EpochSummary summary;
+  summary.record_count = bytes.record_count.get();
+  summary.full = (bytes.flags.get() & kEndFlagFull) != 0;
+  summary.chain = bytes.chain.get();
+  summary.cut_wall = WallTime{static_cast<std::int64_t>(bytes.cut_wall_ns.get())};
+  summary.captured_pages = bytes.captured_pages.get();
+  summary.stored_pages = bytes.stored_pages.get();
+  summary.zero_pages = bytes.zero_pages.get();
+  summary.record_bytes = bytes.record_bytes.get();
+  summary.device_bytes = bytes.device_bytes.get();
+  if (summary.zero_pages > summary.stored_pages || summary.device_bytes > kDeviceStateBytesMax) {
+    return malformed("epoch_end", "counts contradict each other");
+  }
+  return summary;
+}
+
+}  // namespace vmshadow::format

@@ -1,0 +1,106 @@
+#include "format/journal.h"
+
+#include <fmt/format.h>
+
+#include <cstring>
+
+#include "base/assert.h"
+#include "base/hash.h"
+
+namespace vmshadow::format {
+namespace {
+
+tl::unexpected<Error> malformed(std::string_view record) {
+  return fail(Errc::corrupt, fmt::format("malformed {} record", record));
+}
+
+}  // namespace
+
+std::vector<std::byte> encode_segment_head(const SegmentHead& head) {
+  SegmentHeadBytes bytes{};
+  bytes.magic = kSegmentMagic;
+  bytes.version = kStoreVersion;
+  bytes.store = head.store;
+  bytes.segment = head.segment.value;
+  bytes.created_wall_ns = static_cast<std::uint64_t>(head.created_wall.ns);
+  bytes.head_checksum =
+      checksum64(std::as_bytes(std::span(&bytes, 1)).first(offsetof(SegmentHeadBytes,
+                                                                   head_checksum)));
+  std::vector<std::byte> out(kSegmentHeadBytes);
+  std::memcpy(out.data(), &bytes, sizeof bytes);
+  return out;
+}
+
+Result<SegmentHead> decode_segment_head(ByteSpan bytes) {
+  if (bytes.size() < kSegmentHeadBytes) {
+    return fail(Errc::corrupt, "segment is shorter than its head");
+  }
+  SegmentHeadBytes raw;
+  std::memcpy(&raw, bytes.data(), sizeof raw);
+  if (raw.magic.get() != kSegmentMagic) return fail(Errc::corrupt, "not a vmshadow segment");
+  if (checksum64(bytes.first(offsetof(SegmentHeadBytes, head_checksum))) !=
+      raw.head_checksum.get()) {
+    return fail(Errc::corrupt, "segment head fails its checksum");
+  }
+  if (raw.version.get() == 0 || raw.version.get() > kStoreVersion) {
+    return fail(Errc::version,
+                fmt::format("segment of store version {}, this program knows up to {}; use a newer "
+                            "vmshadow", raw.version.get(), kStoreVersion));
+  }
+  if (raw.reserved16.get() != 0 || raw.reserved32.get() != 0) {
+    return fail(Errc::corrupt, "segment head's reserved bytes are not 0");
+  }
+  return SegmentHead{raw.store, SegmentId{raw.segment.get()},
+                     WallTime{static_cast<std::int64_t>(raw.created_wall_ns.get())}};
+}
+
+void append_body(std::vector<std::byte>& out, const Commit& commit) {
+  CommitBytes bytes;
+  bytes.committed_wall_ns = static_cast<std::uint64_t>(commit.committed_wall.ns);
+  bytes.chain = commit.chain;
+  bytes.durable_segment = commit.durable.segment.value;
+  bytes.durable_offset = commit.durable.offset.value;
+  append_struct(out, bytes);
+}
+
+Result<Commit> decode_commit(ByteSpan body) {
+  BodyReader reader(body);
+  CommitBytes bytes;
+  if (!reader.read(bytes) || !reader.empty()) return malformed("commit");
+  Commit commit;
+  commit.committed_wall = WallTime{static_cast<std::int64_t>(bytes.committed_wall_ns.get())};
+  commit.chain = bytes.chain.get();
+  commit.durable = {SegmentId{bytes.durable_segment.get()},
+                    SegmentOffset{bytes.durable_offset.get()}};
+  return commit;
+}
+
+void append_body(std::vector<std::byte>& out, const Grant& grant) {
+  VMSHADOW_ASSERT(is_valid_vm_name(grant.vm_name));
+  GrantBytes bytes;
+  bytes.granted_wall_ns = static_cast<std::uint64_t>(grant.granted_wall.ns);
+  bytes.name_bytes = static_cast<std::uint16_t>(grant.vm_name.size());
+  bytes.durable_segment = grant.durable.segment.value;
+  bytes.durable_offset = grant.durable.offset.value;
+  append_struct(out, bytes);
+  append_bytes(out, std::as_bytes(std::span(grant.vm_name)));
+}
+
+Result<Grant> decode_grant(ByteSpan body) {
+  BodyReader reader(body);
+  GrantBytes bytes;
+  ByteSpan name;
+  if (!reader.read(bytes) || bytes.reserved16.get() != 0 || bytes.reserved32.get() != 0 ||
+      !reader.read_bytes(bytes.name_bytes.get(), name) || !reader.empty()) {
+    return malformed("grant");
+  }
+  Grant grant;
+  grant.granted_wall = WallTime{static_cast<std::int64_t>(bytes.granted_wall_ns.get())};
+  grant.vm_name.assign(reinterpret_cast<const char*>(name.data()), name.size());
+  grant.durable = {SegmentId{bytes.durable_segment.get()},
+                   SegmentOffset{bytes.durable_offset.get()}};
+  if (!is_valid_vm_name(grant.vm_name)) return malformed("grant");
+  return grant;
+}
+
+}  // namespace vmshadow::format

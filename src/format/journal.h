@@ -1,0 +1,107 @@
+// What the store adds to the records it is sent: the segment's head, and the commit, grant and pad
+// records. Pure encode and decode.
+//
+// A segment file is one 4 KiB head followed by records, each starting at a multiple of
+// kRecordAlignment. Between records there is nothing but zero bytes up to the next multiple, or a
+// pad record.
+#pragma once
+
+#include <array>
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include <vmshadow/clock.h>
+#include <vmshadow/result.h>
+#include <vmshadow/types.h>
+
+#include "format/record.h"
+
+namespace vmshadow::format {
+
+inline constexpr std::size_t kSegmentHeadBytes = 4096;
+inline constexpr std::size_t kRecordAlignment = 8;
+/// "VMSHSEG1" read as bytes.
+inline constexpr std::uint64_t kSegmentMagic = 0x3147455348534d56;
+/// Raised when segments change in a way an older program would misread.
+inline constexpr std::uint16_t kStoreVersion = 1;
+
+using StoreId = std::array<std::byte, 16>;
+
+/// The first bytes of a segment; the rest of its 4 KiB head is zero.
+struct SegmentHeadBytes {
+  le64 magic;
+  le16 version;
+  le16 reserved16;
+  le32 reserved32;
+  StoreId store;
+  le64 segment;
+  le64 created_wall_ns;
+  le64 head_checksum;  ///< over the 48 bytes before it
+};
+static_assert(sizeof(SegmentHeadBytes) == 56);
+
+struct SegmentHead {
+  StoreId store{};
+  SegmentId segment;
+  WallTime created_wall;
+  bool operator==(const SegmentHead&) const = default;
+};
+/// kSegmentHeadBytes bytes.
+[[nodiscard]] std::vector<std::byte> encode_segment_head(const SegmentHead& head);
+/// Errc::corrupt, or Errc::version for a newer store's segment.
+[[nodiscard]] Result<SegmentHead> decode_segment_head(ByteSpan bytes);
+
+/// A place in the journal.
+struct JournalPosition {
+  SegmentId segment;
+  SegmentOffset offset;
+  auto operator<=>(const JournalPosition&) const = default;
+};
+
+/// commit: follows an epoch's epoch_end; once it is durable the epoch is committed. (VM, generation
+/// and epoch are in the prefix.)
+struct CommitBytes {
+  le64 committed_wall_ns;
+  le64 chain;            ///< that of the epoch_end it commits
+  le64 durable_segment;  ///< everything before this position was known durable when this was
+  le64 durable_offset;   ///< written: a bad byte before it is damage, behind it a torn tail
+};
+static_assert(sizeof(CommitBytes) == 32);
+struct Commit {
+  WallTime committed_wall;
+  std::uint64_t chain{};
+  JournalPosition durable;
+  bool operator==(const Commit&) const = default;
+};
+void append_body(std::vector<std::byte>& out, const Commit& commit);
+[[nodiscard]] Result<Commit> decode_commit(ByteSpan body);
+
+/// grant: a generation was given out (VM and generation are in the prefix). Body: this, then the
+/// VM's name.
+struct GrantBytes {
+  le64 granted_wall_ns;
+  le16 name_bytes;
+  le16 reserved16;
+  le32 reserved32;
+  le64 durable_segment;
+  le64 durable_offset;
+};
+static_assert(sizeof(GrantBytes) == 32);
+struct Grant {
+  WallTime granted_wall;
+  std::string vm_name;
+  JournalPosition durable;
+  bool operator==(const Grant&) const = default;
+};
+void append_body(std::vector<std::byte>& out, const Grant& grant);
+/// Checks the name against is_valid_vm_name().
+[[nodiscard]] Result<Grant> decode_grant(ByteSpan body);
+
+/// Bytes from `offset` to the next record boundary.
+[[nodiscard]] constexpr std::size_t alignment_gap(std::uint64_t offset) {
+  return static_cast<std::size_t>((kRecordAlignment - offset % kRecordAlignment) %
+                                  kRecordAlignment);
+}
+
+}  // namespace vmshadow::format
