@@ -12,6 +12,7 @@
 #include "base/assert.h"
 #include "capture/colo_probe.h"
 #include "capture/machine_recorder.h"
+#include "capture/release_vm.h"
 #include "qmp/commands.h"
 
 namespace vmshadow::capture {
@@ -29,8 +30,6 @@ constexpr std::uint64_t kBandwidthUnlimited = std::uint64_t{1} << 50;
 constexpr std::uint64_t kDowntimeLimitMs = 50;
 constexpr const char* kSocketName = "vmshadow";
 constexpr milliseconds kResumePatience{200};
-constexpr milliseconds kLeavePatience{5000};
-constexpr milliseconds kPollInterval{2};
 constexpr milliseconds kRequestRetry{500};
 
 // Capabilities that would change the stream or the protocol; switched off where QEMU knows them.
@@ -70,12 +69,19 @@ Result<EpochStats> ColoSource::attach(PageSink& sink, Epoch first) {
   VMSHADOW_TRY(start_migration());
   VMSHADOW_TRY(read_initial(sink, first, machine));
 
-  // The VM stands still since RAM's last pass; READY lets it run.
+  // The VM stands still since RAM's last pass (its STOP is the cut); READY lets it run.
   EpochStats stats;
   stats.epoch = first;
   stats.ram = micros(clock_.monotonic() - start);
   VMSHADOW_TRY(drain_->stream().end_initial());
-  EpochEnd end{first, clock_.wall(), clock_.monotonic(), drain_->stream().take_device_state()};
+  WallTime cut_wall = clock_.wall();
+  MonotonicTime cut = clock_.monotonic();
+  if (const auto stop = events_.last_stop(); stop && events_.stops() > stops_before) {
+    const auto ago = std::chrono::nanoseconds{cut_wall.ns} - *stop;
+    cut_wall.ns -= ago.count();
+    cut = cut + -ago;
+  }
+  EpochEnd end{first, cut_wall, cut, drain_->stream().take_device_state()};
   VMSHADOW_TRY(drain_->send({ColoMessage::checkpoint_ready}));
   stats.device_bytes = end.device_state.size();
   sink.end_epoch(std::move(end));
@@ -297,46 +303,9 @@ Status ColoSource::detach() {
   // First the socket: a QEMU that is stuck sending to us is free again, and so is its monitor.
   drain_.reset();
   Status left;
-  if (std::exchange(migrating_, false)) left = leave_colo();
+  if (std::exchange(migrating_, false)) left = release_vm(session_);
   Status restored = restore_settings();
   return left ? restored : left;
-}
-
-// In COLO: the heartbeat command ends it and the VM runs on. Before: the migration is cancelled.
-// Either way QEMU must come to rest, or a later `migrate` would wedge it.
-Status ColoSource::leave_colo() {
-  const auto deadline = io::deadline_after(kLeavePatience);
-  bool told = false;
-  for (;;) {
-    VMSHADOW_ASSIGN(const qmp::MigrationInfo info, qmp::query_migrate(session_));
-    if (!info.active()) break;
-    if (!std::exchange(told, true) || info.status == "colo") {
-      // Either may find that QEMU has just moved on by itself; the status decides.
-      const Status ended = info.status == "colo" ? qmp::colo_lost_heartbeat(session_)
-                                                 : qmp::migrate_cancel(session_);
-      if (!ended) spdlog::debug("leaving COLO: {}", ended.error().message);
-    }
-    if (io::Deadline::clock::now() >= deadline) {
-      return fail(Errc::timed_out,
-                  fmt::format("QEMU did not leave COLO (status {}): check the VM with query-status, "
-                              "then x-colo-lost-heartbeat", info.status));
-    }
-    std::this_thread::sleep_for(kPollInterval);
-  }
-  for (;;) {
-    VMSHADOW_ASSIGN(const qmp::RunState run_state, qmp::query_status(session_));
-    if (run_state.running) return {};
-    // These are ours; anything else (paused by its administrator, shut down, …) is not our affair.
-    const bool ours = run_state.text == "colo" || run_state.text == "finish-migrate" ||
-                      run_state.text == "postmigrate";
-    if (!ours) return {};
-    if (io::Deadline::clock::now() >= deadline) {
-      return fail(Errc::timed_out, fmt::format("the VM is still paused (status {}): resume it with "
-                                               "cont", run_state.text));
-    }
-    if (run_state.text == "postmigrate") VMSHADOW_TRY(qmp::cont(session_));
-    std::this_thread::sleep_for(kPollInterval);
-  }
 }
 
 Status ColoSource::restore_settings() {

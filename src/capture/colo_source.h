@@ -72,7 +72,6 @@ class ColoSource final : public PageSource {
   [[nodiscard]] Status pass_gate();
   [[nodiscard]] Result<EpochStats> run_checkpoint(const std::function<Status()>& at_cut);
   [[nodiscard]] Status expect(MigrationStream::Event event);
-  [[nodiscard]] Status leave_colo();
   [[nodiscard]] Status restore_settings();
   void finish_stats(EpochStats& stats, std::uint64_t stops_before);
 
