@@ -1,7 +1,6 @@
 #include "app/epoch_ledger.h"
 
 #include <fmt/format.h>
-
 #include <nlohmann/json.hpp>
 
 #include "base/statistics.h"
@@ -87,7 +86,8 @@ void EpochLedger::report(const EpochStats& stats, const ship::CommittedEpoch& ep
     const auto now = std::chrono::steady_clock::now();
     if (now - last_line_ < kTerminalEvery) return;
     last_line_ = now;
-    fmt::print(out_, "\repoch {:>6}  lag {:>7.1f} ms  pause {:>6.2f} ms  {:>6} pages  {:>8.2f} MiB  ",
+    fmt::print(out_,
+               "\repoch {:>6}  lag {:>7.1f} ms  pause {:>6.2f} ms  {:>6} pages  {:>8.2f} MiB  ",
                stats.epoch.value, ms(epoch.peak_lag), stats.pause ? ms(*stats.pause) : 0.0,
                stats.pages, mib(epoch.encoded.record_bytes));
     std::fflush(out_);
@@ -136,16 +136,16 @@ void EpochLedger::print_summary(std::optional<std::chrono::microseconds> lag) co
     return;
   }
   if (style_ == ReportStyle::quiet || s.epochs == 0) return;
-  fmt::print(out_,
-             "\n{} epochs committed ({} to {}); {} pages captured, {:.1f} MiB shipped for {:.1f} MiB\n"
-             "pause p50 {:.2f} p99 {:.2f} max {:.2f} ms ({} pauses); first pass {:.0f} ms, of it "
-             "paused {:.2f} ms\n"
-             "lag   p50 {:.1f} p99 {:.1f} ms (just before each commit); cut to durable p50 {:.1f} "
-             "p99 {:.1f} ms\n",
-             s.epochs, s.first->value, s.last->value, s.captured_pages, mib(s.shipped_bytes),
-             mib(s.raw_bytes), s.pause_ms_p50, s.pause_ms_p99, s.pause_ms_max, s.pauses,
-             s.full_pass_ms, s.full_pass_pause_ms, s.lag_ms_p50, s.lag_ms_p99, s.commit_ms_p50,
-             s.commit_ms_p99);
+  fmt::print(
+      out_,
+      "\n{} epochs committed ({} to {}); {} pages captured, {:.1f} MiB shipped for {:.1f} MiB\n"
+      "pause p50 {:.2f} p99 {:.2f} max {:.2f} ms ({} pauses); first pass {:.0f} ms, of it "
+      "paused {:.2f} ms\n"
+      "lag   p50 {:.1f} p99 {:.1f} ms (just before each commit); cut to durable p50 {:.1f} "
+      "p99 {:.1f} ms\n",
+      s.epochs, s.first->value, s.last->value, s.captured_pages, mib(s.shipped_bytes),
+      mib(s.raw_bytes), s.pause_ms_p50, s.pause_ms_p99, s.pause_ms_max, s.pauses, s.full_pass_ms,
+      s.full_pass_pause_ms, s.lag_ms_p50, s.lag_ms_p99, s.commit_ms_p50, s.commit_ms_p99);
 }
 
 }  // namespace vmshadow::app

@@ -1,5 +1,5 @@
-// Joins what capture says of an epoch (its pause) with what the store says of it (durable, lag), and
-// reports: a JSON line per committed epoch, a status line for people, a summary at the end.
+// Joins what capture says of an epoch (its pause) with what the store says of it (durable, lag),
+// and reports: a JSON line per committed epoch, a status line for people, a summary at the end.
 #pragma once
 
 #include <chrono>
@@ -33,8 +33,8 @@ class EpochLedger {
     std::uint64_t epochs{};  ///< committed
     std::optional<Epoch> first, last;
     std::uint64_t captured_pages{}, data_pages{}, zero_pages{}, unchanged_pages{};
-    std::uint64_t raw_bytes{};      ///< captured pages times the page size
-    std::uint64_t shipped_bytes{};  ///< records
+    std::uint64_t raw_bytes{};                              ///< captured pages times the page size
+    std::uint64_t shipped_bytes{};                          ///< records
     double pause_ms_p50{}, pause_ms_p99{}, pause_ms_max{};  ///< without the full pass
     std::uint64_t pauses{};
     double lag_ms_p50{}, lag_ms_p99{};  ///< peak lags, without the full pass

@@ -1,4 +1,5 @@
-// Logs of the daemons: one line a message on stderr, where a service manager or a person reads them.
+// Logs of the daemons: one line a message on stderr, where a service manager or a person reads
+// them.
 #pragma once
 
 #include <spdlog/sinks/stdout_sinks.h>

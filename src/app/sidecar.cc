@@ -1,9 +1,9 @@
 #include "app/sidecar.h"
 
 #include <fmt/format.h>
+#include <nlohmann/json.hpp>
 #include <spdlog/spdlog.h>
 
-#include <nlohmann/json.hpp>
 #include <utility>
 
 #include "capture/colo_probe.h"
@@ -22,9 +22,7 @@ constexpr milliseconds kFlushPatience{15000};
 constexpr milliseconds kFlushPatienceVmGone{5000};
 constexpr milliseconds kRetryWhilePaused{200};
 
-void say(const std::string& sentence) {
-  fmt::print(stderr, "vmshadow-sidecar: {}\n", sentence);
-}
+void say(const std::string& sentence) { fmt::print(stderr, "vmshadow-sidecar: {}\n", sentence); }
 
 struct Protection {
   const SidecarOptions& options;
@@ -95,8 +93,7 @@ Status Protection::run() {
 
 }  // namespace
 
-int run_sidecar(const SidecarOptions& options, const StopSignal& stop,
-                capture::GuardFlags& flags) {
+int run_sidecar(const SidecarOptions& options, const StopSignal& stop, capture::GuardFlags& flags) {
   capture::VmEvents events;
   qmp::SessionOptions session_options;
   session_options.on_event = [&events](const qmp::Event& event) { events.handle(event); };
@@ -121,8 +118,7 @@ int run_sidecar(const SidecarOptions& options, const StopSignal& stop,
   }
 
   capture::ColoSource source(**session, events, system_clock());
-  Status status =
-      Protection{options, stop, flags, ledger, **shipper, source}.run();
+  Status status = Protection{options, stop, flags, ledger, **shipper, source}.run();
   // The VM first, then what is still on its way to the store.
   const Status released = source.detach();
   const bool vm_gone = (*session)->closed().has_value();
@@ -138,10 +134,10 @@ int run_sidecar(const SidecarOptions& options, const StopSignal& stop,
                          : std::string("no epoch was committed")));
     return kExitVmGone;
   }
-  if (!status) say(fmt::format("VM '{}' is no longer protected: {}", options.vm_name,
-                               status.error().message));
-  if (!released) say(fmt::format("VM '{}' was not released: {}", options.vm_name,
-                                 released.error().message));
+  if (!status)
+    say(fmt::format("VM '{}' is no longer protected: {}", options.vm_name, status.error().message));
+  if (!released)
+    say(fmt::format("VM '{}' was not released: {}", options.vm_name, released.error().message));
   if (status && !flushed) say(flushed.error().message);
   return status && released && flushed ? kExitOk : kExitFailed;
 }

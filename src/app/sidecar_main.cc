@@ -1,7 +1,6 @@
 // vmshadow-sidecar: protects one VM. Options to SidecarOptions, nothing else.
-#include <unistd.h>
-
 #include <CLI/CLI.hpp>
+#include <unistd.h>
 
 #include "app/logging.h"
 #include "app/sidecar.h"
@@ -71,8 +70,8 @@ int main(int argc, char** argv) {
   if (json) {
     options.report = app::ReportStyle::json_lines;
   } else if (!quiet) {
-    options.report = ::isatty(STDERR_FILENO) != 0 ? app::ReportStyle::terminal
-                                                  : app::ReportStyle::quiet;
+    options.report =
+        ::isatty(STDERR_FILENO) != 0 ? app::ReportStyle::terminal : app::ReportStyle::quiet;
     options.report_to = stderr;
   }
 

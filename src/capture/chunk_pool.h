@@ -1,5 +1,6 @@
-// Recycled buffers for the stream's bytes. A fresh buffer costs a page fault per page while the guest
-// stands still, so buffers are kept and reused; what goes over the pool's size is freed again.
+// Recycled buffers for the stream's bytes. A fresh buffer costs a page fault per page while the
+// guest stands still, so buffers are kept and reused; what goes over the pool's size is freed
+// again.
 #pragma once
 
 #include <cstddef>

@@ -1,11 +1,11 @@
 #include "capture/colo_source.h"
 
 #include <fmt/format.h>
+#include <nlohmann/json.hpp>
 #include <spdlog/spdlog.h>
 #include <stdlib.h>
 #include <unistd.h>
 
-#include <nlohmann/json.hpp>
 #include <thread>
 #include <utility>
 
@@ -34,11 +34,26 @@ constexpr milliseconds kRequestRetry{500};
 
 // Capabilities that would change the stream or the protocol; switched off where QEMU knows them.
 constexpr const char* kCapabilitiesOff[] = {
-    "return-path",        "multifd",         "xbzrle",           "compress",
-    "postcopy-ram",       "x-ignore-shared", "auto-converge",    "background-snapshot",
-    "rdma-pin-all",       "zero-blocks",     "release-ram",      "block",
-    "mapped-ram",         "switchover-ack",  "dirty-limit",      "dirty-bitmaps",
-    "postcopy-blocktime", "postcopy-preempt", "pause-before-switchover", "zero-copy-send",
+    "return-path",
+    "multifd",
+    "xbzrle",
+    "compress",
+    "postcopy-ram",
+    "x-ignore-shared",
+    "auto-converge",
+    "background-snapshot",
+    "rdma-pin-all",
+    "zero-blocks",
+    "release-ram",
+    "block",
+    "mapped-ram",
+    "switchover-ack",
+    "dirty-limit",
+    "dirty-bitmaps",
+    "postcopy-blocktime",
+    "postcopy-preempt",
+    "pause-before-switchover",
+    "zero-copy-send",
 };
 
 microseconds micros(std::chrono::nanoseconds d) {
@@ -140,8 +155,8 @@ Status ColoSource::start_migration() {
       VMSHADOW_ASSIGN(const UniqueFd listener, io::listen_unix(path));
       migrating_ = true;
       VMSHADOW_TRY(qmp::migrate(session_, "unix:" + path));
-      VMSHADOW_ASSIGN(auto peer, io::accept_connection(listener.get(), -1,
-                                                       io::deadline_after(options_.stall)));
+      VMSHADOW_ASSIGN(
+          auto peer, io::accept_connection(listener.get(), -1, io::deadline_after(options_.stall)));
       if (!peer) return fail(Errc::timed_out, "QEMU did not connect its migration stream");
       return std::move(*peer);
     }();
@@ -175,9 +190,10 @@ Status ColoSource::wait_for_colo() {
     VMSHADOW_ASSIGN(const qmp::MigrationInfo info, qmp::query_migrate(session_));
     if (info.status == "colo") return drain_->take_arrived();
     if (!info.active()) {
-      return fail(Errc::protocol,
-                  fmt::format("QEMU ended the migration with status {} instead of entering COLO{}{}",
-                              info.status, info.error.empty() ? "" : ": ", info.error));
+      return fail(
+          Errc::protocol,
+          fmt::format("QEMU ended the migration with status {} instead of entering COLO{}{}",
+                      info.status, info.error.empty() ? "" : ": ", info.error));
     }
     if (io::Deadline::clock::now() >= deadline) {
       return fail(Errc::timed_out, fmt::format("QEMU did not enter COLO (status {})", info.status));
@@ -220,8 +236,8 @@ Status ColoSource::wait_for_request() {
 Status ColoSource::pass_gate() {
   VMSHADOW_ASSIGN(const qmp::RunState run_state, qmp::query_status(session_));
   if (run_state.running) return {};
-  return fail(Errc::cancelled, fmt::format("the VM is not running (status {}); no epoch taken",
-                                           run_state.text));
+  return fail(Errc::cancelled,
+              fmt::format("the VM is not running (status {}); no epoch taken", run_state.text));
 }
 
 Result<EpochStats> ColoSource::take_epoch() { return take_epoch_holding({}); }
@@ -310,8 +326,7 @@ Status ColoSource::detach() {
 
 Status ColoSource::restore_settings() {
   if (!capabilities_before_.empty()) {
-    VMSHADOW_TRY(qmp::migrate_set_capabilities(session_,
-                                               std::exchange(capabilities_before_, {})));
+    VMSHADOW_TRY(qmp::migrate_set_capabilities(session_, std::exchange(capabilities_before_, {})));
   }
   if (!parameters_before_.empty()) {
     const auto before = qmp::Json::parse(std::exchange(parameters_before_, {}), nullptr, false);

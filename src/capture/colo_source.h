@@ -40,8 +40,8 @@ struct ColoOptions {
   /// Asked of the kernel for the stream's socket: lets QEMU finish its sends, and so resume the VM,
   /// while we are descheduled.
   int socket_buffer_bytes = 64 << 20;
-  /// When to acknowledge: at the cut (QEMU resumes as soon as its own writes are done), or only when
-  /// everything was read.
+  /// When to acknowledge: at the cut (QEMU resumes as soon as its own writes are done), or only
+  /// when everything was read.
   bool early_acknowledge = true;
 };
 

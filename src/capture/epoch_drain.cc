@@ -41,8 +41,8 @@ Result<Event> EpochDrain::parse_buffered() {
   return step.event;
 }
 
-// Makes sure there is space behind filled_ for at least one item. Pages already handed on keep their
-// chunk alive; the unparsed rest, less than one item, moves to a new one.
+// Makes sure there is space behind filled_ for at least one item. Pages already handed on keep
+// their chunk alive; the unparsed rest, less than one item, moves to a new one.
 void EpochDrain::make_room() {
   if (kChunkBytes - filled_ >= MigrationStream::kItemBytesMax) return;
   auto fresh = pool_.take();

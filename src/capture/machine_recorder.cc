@@ -1,11 +1,11 @@
 #include "capture/machine_recorder.h"
 
 #include <fmt/format.h>
+#include <nlohmann/json.hpp>
 
 #include <filesystem>
 #include <fstream>
 #include <iterator>
-#include <nlohmann/json.hpp>
 #include <vector>
 
 #include <vmshadow/machine.h>
@@ -58,7 +58,8 @@ Result<std::string> record_machine(qmp::Session& session) {
   std::string text = json.dump(2, ' ', false, qmp::Json::error_handler_t::replace);
   if (text.size() > kMachineTextBytesMax) {
     return fail(Errc::unsupported, fmt::format("QEMU's command line of {} bytes is over the limit "
-                                               "of {}", text.size(), kMachineTextBytesMax));
+                                               "of {}",
+                                               text.size(), kMachineTextBytesMax));
   }
   return text;
 }

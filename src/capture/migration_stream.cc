@@ -40,7 +40,7 @@ struct RefusedFlag {
   std::string_view feature;
 };
 constexpr RefusedFlag kRefusedFlags[] = {
-    {0x01, "full (obsolete)"}, {0x40, "xbzrle"},  {0x80, "RDMA hook"},
+    {0x01, "full (obsolete)"}, {0x40, "xbzrle"},   {0x80, "RDMA hook"},
     {0x100, "compress"},       {0x200, "multifd"}, {0x400, "multifd flush"},
 };
 
@@ -103,8 +103,8 @@ Result<MigrationStream::Step> MigrationStream::parse(ByteSpan bytes, std::vector
     auto event = parse_item(cursor, pages);
     if (!event) {
       state_ = State::failed;
-      return fail(std::move(event).error().with_context(fmt::format(
-          "QEMU's migration stream at byte {}", offset_ + start)));
+      return fail(std::move(event).error().with_context(
+          fmt::format("QEMU's migration stream at byte {}", offset_ + start)));
     }
     if (*event != Event::need_more) {
       offset_ += cursor.position();
@@ -123,13 +123,19 @@ Result<MigrationStream::Step> MigrationStream::parse(ByteSpan bytes, std::vector
 Result<MigrationStream::Event> MigrationStream::parse_item(Cursor& cursor,
                                                            std::vector<PageRef>& pages) {
   switch (state_) {
-    case State::header: return parse_header(cursor);
+    case State::header:
+      return parse_header(cursor);
     case State::section:
-    case State::checkpoint_section: return parse_section(cursor);
-    case State::configuration: return parse_configuration_subsection(cursor);
-    case State::ram_words: return parse_ram_words(cursor, pages);
-    case State::block_list: return parse_block_list(cursor);
-    case State::footer: return parse_footer(cursor);
+    case State::checkpoint_section:
+      return parse_section(cursor);
+    case State::configuration:
+      return parse_configuration_subsection(cursor);
+    case State::ram_words:
+      return parse_ram_words(cursor, pages);
+    case State::block_list:
+      return parse_block_list(cursor);
+    case State::footer:
+      return parse_footer(cursor);
     case State::device_tail: {
       const std::size_t count = cursor.left();
       if (device_state_.size() + count > kDeviceStateBytesMax) {
@@ -139,10 +145,14 @@ Result<MigrationStream::Event> MigrationStream::parse_item(Cursor& cursor,
       cursor.skip(count);
       return Event::need_more;
     }
-    case State::message: return parse_message(cursor);
-    case State::device_size: return parse_device_size(cursor);
-    case State::device_bytes: return parse_device_bytes(cursor);
-    case State::failed: break;
+    case State::message:
+      return parse_message(cursor);
+    case State::device_size:
+      return parse_device_size(cursor);
+    case State::device_bytes:
+      return parse_device_bytes(cursor);
+    case State::failed:
+      break;
   }
   VMSHADOW_ASSERT(!"unreachable");
   return Event::need_more;
@@ -158,8 +168,8 @@ Result<MigrationStream::Event> MigrationStream::parse_header(Cursor& cursor) {
     return fail(Errc::protocol, fmt::format("not a migration stream (magic {:08x})", magic));
   }
   if (version != kStreamVersion) {
-    return fail(Errc::unsupported, fmt::format("stream version {} (known: {})", version,
-                                               kStreamVersion));
+    return fail(Errc::unsupported,
+                fmt::format("stream version {} (known: {})", version, kStreamVersion));
   }
   state_ = State::section;
   return Event::need_more;
@@ -175,10 +185,18 @@ Result<MigrationStream::Event> MigrationStream::parse_section(Cursor& cursor) {
       if (in_checkpoint()) return fail(Errc::protocol, "a configuration section in a checkpoint");
       event = parse_configuration(cursor);
       break;
-    case kCommand: event = parse_command(cursor); break;
-    case kSectionStart: event = parse_section_start(cursor); break;
-    case kSectionPart: event = parse_section_part(cursor, false); break;
-    case kSectionEnd: event = parse_section_part(cursor, true); break;
+    case kCommand:
+      event = parse_command(cursor);
+      break;
+    case kSectionStart:
+      event = parse_section_start(cursor);
+      break;
+    case kSectionPart:
+      event = parse_section_part(cursor, false);
+      break;
+    case kSectionEnd:
+      event = parse_section_part(cursor, true);
+      break;
     case kEof:
       if (in_checkpoint()) {
         state_ = State::message;
@@ -405,8 +423,8 @@ Result<MigrationStream::Event> MigrationStream::parse_block_list(Cursor& cursor)
   }
   if (name.empty() || bytes == 0 || bytes % kPageBytes != 0 || bytes > kRamBlockBytesMax ||
       bytes > block_list_left_ || layout_.blocks.size() >= kRamBlocksMax) {
-    return fail(Errc::protocol, fmt::format("RAM block '{}' of {} bytes is not possible", name,
-                                            bytes));
+    return fail(Errc::protocol,
+                fmt::format("RAM block '{}' of {} bytes is not possible", name, bytes));
   }
   const BlockIndex index{static_cast<std::uint16_t>(layout_.blocks.size())};
   if (!block_by_name_.emplace(name, index).second) {
@@ -427,8 +445,8 @@ Result<MigrationStream::Event> MigrationStream::parse_footer(Cursor& cursor) {
   cursor.u8(mark);
   cursor.integer<be32>(id);
   if (mark != kFooter || id != layout_.ram_section_id) {
-    return fail(Errc::protocol, fmt::format("a RAM section without its footer ({:02x} {})", mark,
-                                            id));
+    return fail(Errc::protocol,
+                fmt::format("a RAM section without its footer ({:02x} {})", mark, id));
   }
   if (in_checkpoint()) {
     state_ = State::checkpoint_section;
@@ -459,7 +477,9 @@ Result<MigrationStream::Event> MigrationStream::parse_message(Cursor& cursor) {
     case ColoMessage::vmstate_size:
       state_ = State::device_size;
       return Event::need_more;
-    default: VMSHADOW_ASSERT(!"never expected"); return Event::need_more;
+    default:
+      VMSHADOW_ASSERT(!"never expected");
+      return Event::need_more;
   }
 }
 
@@ -474,8 +494,7 @@ Result<MigrationStream::Event> MigrationStream::parse_device_size(Cursor& cursor
 }
 
 Result<MigrationStream::Event> MigrationStream::parse_device_bytes(Cursor& cursor) {
-  const auto count =
-      static_cast<std::size_t>(std::min<std::uint64_t>(device_left_, cursor.left()));
+  const auto count = static_cast<std::size_t>(std::min<std::uint64_t>(device_left_, cursor.left()));
   device_state_.insert(device_state_.end(), cursor.here(), cursor.here() + count);
   cursor.skip(count);
   device_left_ -= count;

@@ -9,8 +9,8 @@
 //
 // The caller keeps the bytes: parse() consumes whole items from the front of what it is given and
 // leaves an incomplete one for next time, so pages are referenced where they lie and nothing is
-// copied but device state. Everything read is bounded and checked; what is not understood is refused
-// by name. Used by one thread.
+// copied but device state. Everything read is bounded and checked; what is not understood is
+// refused by name. Used by one thread.
 #pragma once
 
 #include <cstdint>
@@ -42,13 +42,13 @@ class MigrationStream {
   static constexpr std::size_t kItemBytesMax = 8 + 1 + 255 + kPageBytes;
 
   enum class Event {
-    need_more,     ///< no whole item left; give more bytes
-    layout,        ///< the RAM block list was read: layout() is set
-    device_tail,   ///< initial RAM is complete; what follows is device state until end_initial()
-    request,       ///< CHECKPOINT_REQUEST: QEMU would like to take a checkpoint
-    cut,           ///< VMSTATE_SEND: the VM is stopped; its dirty pages follow
-    ram_done,      ///< the checkpoint's RAM is complete
-    device_done,   ///< the checkpoint's device state is complete: take_device_state()
+    need_more,    ///< no whole item left; give more bytes
+    layout,       ///< the RAM block list was read: layout() is set
+    device_tail,  ///< initial RAM is complete; what follows is device state until end_initial()
+    request,      ///< CHECKPOINT_REQUEST: QEMU would like to take a checkpoint
+    cut,          ///< VMSTATE_SEND: the VM is stopped; its dirty pages follow
+    ram_done,     ///< the checkpoint's RAM is complete
+    device_done,  ///< the checkpoint's device state is complete: take_device_state()
   };
   struct Step {
     std::size_t consumed{};
@@ -60,8 +60,9 @@ class MigrationStream {
   /// what breaks the format, Errc::unsupported (by name) for what we do not capture.
   [[nodiscard]] Result<Step> parse(ByteSpan bytes, std::vector<PageRef>& pages);
 
-  /// QEMU has entered COLO and all bytes before that were parsed: the initial device state is whole.
-  /// Strips the machine's JSON description behind it. Afterwards the parser expects messages.
+  /// QEMU has entered COLO and all bytes before that were parsed: the initial device state is
+  /// whole. Strips the machine's JSON description behind it. Afterwards the parser expects
+  /// messages.
   [[nodiscard]] Status end_initial();
 
   /// Set once Event::layout was returned.
@@ -77,13 +78,13 @@ class MigrationStream {
  private:
   enum class State {
     header,
-    section,         // initial: at a section type
-    configuration,   // initial: just behind CONFIGURATION; a subsection or a section type follows
-    ram_words,       // in a RAM section: at a payload word
-    block_list,      // in MEM_SIZE's list
-    footer,          // at a section footer
-    device_tail,     // initial: opaque until end_initial()
-    message,         // at a COLO message
+    section,        // initial: at a section type
+    configuration,  // initial: just behind CONFIGURATION; a subsection or a section type follows
+    ram_words,      // in a RAM section: at a payload word
+    block_list,     // in MEM_SIZE's list
+    footer,         // at a section footer
+    device_tail,    // initial: opaque until end_initial()
+    message,        // at a COLO message
     checkpoint_section,  // in a checkpoint: at a section type
     device_size,
     device_bytes,
@@ -109,7 +110,7 @@ class MigrationStream {
 
   State state_ = State::header;
   bool initial_done_ = false;
-  bool ram_end_seen_ = false;   // initial: the section now read is RAM's END
+  bool ram_end_seen_ = false;  // initial: the section now read is RAM's END
   bool layout_complete_ = false;
   ColoMessage expected_message_ = ColoMessage::checkpoint_request;
   std::uint64_t block_list_left_ = 0;  // bytes of RAM whose blocks are not listed yet

@@ -35,7 +35,8 @@ Status end_migration(qmp::Session& session, io::Deadline deadline) {
     if (io::Deadline::clock::now() >= deadline) {
       return fail(Errc::timed_out,
                   fmt::format("QEMU's migration does not end (status {}): ask query-status, and if "
-                              "the VM is paused send x-colo-lost-heartbeat", info.status));
+                              "the VM is paused send x-colo-lost-heartbeat",
+                              info.status));
     }
     std::this_thread::sleep_for(kPollInterval);
   }
@@ -51,7 +52,8 @@ Status see_it_run(qmp::Session& session, io::Deadline deadline) {
     if (run_state.running || !ours) return {};
     if (io::Deadline::clock::now() >= deadline) {
       return fail(Errc::timed_out, fmt::format("the VM is still paused (status {}): resume it "
-                                               "with cont", run_state.text));
+                                               "with cont",
+                                               run_state.text));
     }
     if (run_state.text == "postmigrate") VMSHADOW_TRY(qmp::cont(session));
     std::this_thread::sleep_for(kPollInterval);

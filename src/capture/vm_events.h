@@ -1,5 +1,5 @@
-// What the monitor's events say about the VM: when it stopped and resumed, how its migration stands.
-// Fed by the monitor's reader thread, read by the capture thread.
+// What the monitor's events say about the VM: when it stopped and resumed, how its migration
+// stands. Fed by the monitor's reader thread, read by the capture thread.
 #pragma once
 
 #include <chrono>

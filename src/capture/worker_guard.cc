@@ -44,10 +44,11 @@ int after_worker(int status, const std::string& monitor, const GuardFlags& flags
     return kExitFailed;
   }
   if (const auto released = release(monitor); !released) {
-    fmt::print(stderr,
-               "vmshadow-sidecar: the worker {} and the VM could not be released: {}; check that it "
-               "runs\n",
-               how, released.error().message);
+    fmt::print(
+        stderr,
+        "vmshadow-sidecar: the worker {} and the VM could not be released: {}; check that it "
+        "runs\n",
+        how, released.error().message);
   } else {
     fmt::print(stderr,
                "vmshadow-sidecar: the worker {}; the VM was released, runs on and is no longer "
@@ -68,8 +69,8 @@ int run_guarded(const std::string& monitor, const std::function<int(GuardFlags&)
   }
   auto* flags = new (memory) GuardFlags;
 
-  // Blocked before the fork, so that none is lost in between; the guard waits for them below and the
-  // worker decides for itself how to take them.
+  // Blocked before the fork, so that none is lost in between; the guard waits for them below and
+  // the worker decides for itself how to take them.
   sigset_t signals;
   ::sigemptyset(&signals);
   for (const int signal : {SIGCHLD, SIGINT, SIGTERM, SIGHUP}) ::sigaddset(&signals, signal);

@@ -27,8 +27,8 @@ Result<std::unique_ptr<EpochShipper>> EpochShipper::connect(const io::TcpAddress
   VMSHADOW_ASSIGN(auto hasher, PageHasher::create());
   VMSHADOW_ASSIGN(auto sender, Sender::connect(store, vm_name, options.sender));
   delta::EpochEncoder encoder(std::move(hasher), vm_id(vm_name), sender->welcome().generation);
-  return std::unique_ptr<EpochShipper>(new EpochShipper(
-      std::move(sender), std::move(encoder), clock, std::move(on_commit), options));
+  return std::unique_ptr<EpochShipper>(new EpochShipper(std::move(sender), std::move(encoder),
+                                                        clock, std::move(on_commit), options));
 }
 
 EpochShipper::EpochShipper(std::unique_ptr<Sender> sender, delta::EpochEncoder encoder,
@@ -78,9 +78,8 @@ Result<bool> EpochShipper::wait_for_room(std::chrono::nanoseconds limit) {
   const auto deadline = std::chrono::steady_clock::now() + limit;
   {
     std::unique_lock lock(mutex_);
-    changed_.wait_until(lock, deadline, [&] {
-      return failure_ || unacknowledged_ < options_.unacknowledged_max;
-    });
+    changed_.wait_until(lock, deadline,
+                        [&] { return failure_ || unacknowledged_ < options_.unacknowledged_max; });
     if (failure_) return fail(*failure_);
     if (unacknowledged_ >= options_.unacknowledged_max) return false;
   }
@@ -173,9 +172,9 @@ void EpochShipper::on_ack(Epoch epoch, const format::Ack& ack) {
       in_flight_.pop_front();
       --unacknowledged_;
       const MonotonicTime now = clock_.monotonic();
-      committed = CommittedEpoch{epoch, micros(now - done.cut),
-                                 micros(now - committed_cut_.value_or(done.cut)), ack.sync,
-                                 done.encoded};
+      committed =
+          CommittedEpoch{epoch, micros(now - done.cut),
+                         micros(now - committed_cut_.value_or(done.cut)), ack.sync, done.encoded};
       committed_cut_ = done.cut;
     }
   }
@@ -184,8 +183,8 @@ void EpochShipper::on_ack(Epoch epoch, const format::Ack& ack) {
     changed_.notify_all();
   } else {
     set_failure(Error{Errc::protocol, fmt::format("the store at {} acknowledged epoch {}, which "
-                                                  "it was not sent", sender_->store_text(),
-                                                  epoch.value)});
+                                                  "it was not sent",
+                                                  sender_->store_text(), epoch.value)});
   }
 }
 

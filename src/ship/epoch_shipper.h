@@ -4,9 +4,10 @@
 //                        ▲                                           │ ack
 //        wait_for_room ──┘◄── listening thread: committed ◄──────────┘
 //
-// Backpressure: while epochs wait to be sent or acknowledged the caller takes no further one, so the
-// guest's later writes gather in QEMU's own dirty bitmap (where the newest page wins for free) and
-// only the lag grows. What is held here is at most one epoch over the limit: bounded by guest RAM.
+// Backpressure: while epochs wait to be sent or acknowledged the caller takes no further one, so
+// the guest's later writes gather in QEMU's own dirty bitmap (where the newest page wins for free)
+// and only the lag grows. What is held here is at most one epoch over the limit: bounded by guest
+// RAM.
 #pragma once
 
 #include <chrono>
@@ -56,9 +57,11 @@ class EpochShipper final : public PageSink {
 
   /// Connects to the store and is granted a generation. `on_commit` is called on the listening
   /// thread, in order. `clock` outlives the shipper.
-  [[nodiscard]] static Result<std::unique_ptr<EpochShipper>> connect(
-      const io::TcpAddress& store, const std::string& vm_name, const Clock& clock,
-      CommitHandler on_commit, ShipperOptions options = {});
+  [[nodiscard]] static Result<std::unique_ptr<EpochShipper>> connect(const io::TcpAddress& store,
+                                                                     const std::string& vm_name,
+                                                                     const Clock& clock,
+                                                                     CommitHandler on_commit,
+                                                                     ShipperOptions options = {});
   ~EpochShipper() override;
 
   [[nodiscard]] Generation generation() const { return sender_->welcome().generation; }
@@ -110,8 +113,8 @@ class EpochShipper final : public PageSink {
 
   mutable std::mutex mutex_;  // guards what follows
   mutable std::condition_variable changed_;
-  std::size_t unacknowledged_ = 0;     // ended by capture, not acknowledged
-  std::deque<InFlight> in_flight_;     // their epoch_end is sent (or about to be)
+  std::size_t unacknowledged_ = 0;  // ended by capture, not acknowledged
+  std::deque<InFlight> in_flight_;  // their epoch_end is sent (or about to be)
   std::optional<MonotonicTime> committed_cut_;
   std::optional<Error> failure_;
 

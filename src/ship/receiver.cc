@@ -56,8 +56,8 @@ Receiver::~Receiver() {
 
 Status Receiver::serve(int wake_fd) {
   for (;;) {
-    VMSHADOW_ASSIGN(auto fd, io::accept_connection(listener_.get(), wake_fd,
-                                                   io::deadline_after(kReapEvery)));
+    VMSHADOW_ASSIGN(
+        auto fd, io::accept_connection(listener_.get(), wake_fd, io::deadline_after(kReapEvery)));
     reap_finished();
     if (fd) {
       add_connection(std::move(*fd));
@@ -103,9 +103,9 @@ void Receiver::serve_connection(Connection& connection) {
 
 Status Receiver::serve_session(Connection& connection) {
   RecordChannel& channel = *connection.channel;
-  VMSHADOW_ASSIGN(const RecordChannel::Record greeting,
-                  channel.read(io::deadline_after(options_.hello_within),
-                               format::kWireBodyBytesMax));
+  VMSHADOW_ASSIGN(
+      const RecordChannel::Record greeting,
+      channel.read(io::deadline_after(options_.hello_within), format::kWireBodyBytesMax));
   if (greeting.prefix.head.type != RecordType::hello) {
     return fail(Errc::protocol, "a connection must begin with a hello");
   }

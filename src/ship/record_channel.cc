@@ -26,9 +26,8 @@ Status RecordChannel::fill(std::size_t bytes, io::Deadline deadline) {
     taken_ = 0;
   }
   while (filled_ - taken_ < bytes) {
-    VMSHADOW_ASSIGN(
-        const std::size_t got,
-        io::read_some(fd_.get(), MutableByteSpan(buffer_).subspan(filled_), deadline));
+    VMSHADOW_ASSIGN(const std::size_t got,
+                    io::read_some(fd_.get(), MutableByteSpan(buffer_).subspan(filled_), deadline));
     if (got == 0) {
       return fail(Errc::closed, in_record() ? "the peer closed the connection inside a record"
                                             : "the peer closed the connection");

@@ -38,8 +38,8 @@ class RecordChannel {
   [[nodiscard]] Status write(ByteSpan records, io::Deadline deadline);
 
   [[nodiscard]] int fd() const { return fd_.get(); }
-  /// Ends our side and discards what the peer still sends until it closes too: closing a socket with
-  /// unread bytes would reset the connection and take our last words with it.
+  /// Ends our side and discards what the peer still sends until it closes too: closing a socket
+  /// with unread bytes would reset the connection and take our last words with it.
   void linger(io::Deadline deadline);
   /// Makes a read() or write() of another thread fail at once.
   void shut_down();

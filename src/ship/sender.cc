@@ -23,8 +23,7 @@ Error refused(const format::RecordPrefix& prefix, ByteSpan body) {
 }  // namespace
 
 Result<std::unique_ptr<Sender>> Sender::connect(const io::TcpAddress& store,
-                                                const std::string& vm_name,
-                                                SenderOptions options) {
+                                                const std::string& vm_name, SenderOptions options) {
   if (!is_valid_vm_name(vm_name)) {
     return fail(Errc::invalid_argument,
                 fmt::format("'{}' is not a VM name: use 1 to {} of letters, digits, '.', '_', '-'",
@@ -122,8 +121,7 @@ Status Sender::listen_until_failure() {
       }
     }
     VMSHADOW_ASSIGN(const RecordChannel::Record record,
-                    channel_.read(io::deadline_after(options_.silence),
-                                  format::kWireBodyBytesMax));
+                    channel_.read(io::deadline_after(options_.silence), format::kWireBodyBytesMax));
     heard = io::Deadline::clock::now();
     switch (record.prefix.head.type) {
       case format::RecordType::ack: {
@@ -131,8 +129,10 @@ Status Sender::listen_until_failure() {
         on_ack_(record.prefix.head.epoch, ack);
         break;
       }
-      case format::RecordType::pong: break;
-      default: return fail(refused(record.prefix, record.body()));
+      case format::RecordType::pong:
+        break;
+      default:
+        return fail(refused(record.prefix, record.body()));
     }
   }
 }

@@ -24,9 +24,9 @@
 namespace vmshadow::ship {
 
 struct SenderOptions {
-  std::chrono::milliseconds connect{5000};    ///< connecting and being welcomed
-  std::chrono::milliseconds ping_every{5000}; ///< when nothing else was heard
-  std::chrono::milliseconds silence{30000};   ///< without a byte from the store: the link is dead
+  std::chrono::milliseconds connect{5000};     ///< connecting and being welcomed
+  std::chrono::milliseconds ping_every{5000};  ///< when nothing else was heard
+  std::chrono::milliseconds silence{30000};    ///< without a byte from the store: the link is dead
 };
 
 class Sender {
