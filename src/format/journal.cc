@@ -103,4 +103,18 @@ Result<Grant> decode_grant(ByteSpan body) {
   return grant;
 }
 
+void append_body(std::vector<std::byte>& out, const Pad& pad) {
+  PadBytes bytes;
+  bytes.durable_segment = pad.durable.segment.value;
+  bytes.durable_offset = pad.durable.offset.value;
+  append_struct(out, bytes);
+}
+
+Result<Pad> decode_pad(ByteSpan body) {
+  BodyReader reader(body);
+  PadBytes bytes;
+  if (!reader.read(bytes) || !reader.empty()) return malformed("pad");
+  return Pad{{SegmentId{bytes.durable_segment.get()}, SegmentOffset{bytes.durable_offset.get()}}};
+}
+
 }  // namespace vmshadow::format

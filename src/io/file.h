@@ -1,0 +1,48 @@
+// Files and directories as the store sees them: reading ranges, listing, locking, making names
+// durable.
+//
+// Reads are pread(2) and safe from any thread. Writing goes through io/append_file.h.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include <vmshadow/result.h>
+#include <vmshadow/types.h>
+
+#include "base/unique_fd.h"
+
+namespace vmshadow::io {
+
+/// Opens a regular file for reading. Errc::not_found, Errc::permission, …
+[[nodiscard]] Result<UniqueFd> open_for_reading(const std::string& path);
+[[nodiscard]] Result<std::uint64_t> file_bytes(int fd);
+/// Reads up to `into.size()` bytes from `offset`; fewer only at the end of the file.
+[[nodiscard]] Result<std::size_t> read_at(int fd, std::uint64_t offset, MutableByteSpan into);
+/// A whole small file; Errc::corrupt if it is longer than `bytes_max`.
+[[nodiscard]] Result<std::string> read_small_file(const std::string& path, std::size_t bytes_max);
+
+/// The names in a directory, sorted, without "." and "..". Errc::not_found if there is no such
+/// directory, Errc::invalid_argument if `path` is something else.
+[[nodiscard]] Result<std::vector<std::string>> list_directory(const std::string& path);
+/// Makes a directory (mode 0700) unless it is there. The parent must exist.
+[[nodiscard]] Status make_directory(const std::string& path);
+/// Makes the names in a directory durable.
+[[nodiscard]] Status sync_directory(const std::string& path);
+/// What an unprivileged process may still write to the file system of `path`.
+[[nodiscard]] Result<std::uint64_t> free_bytes(const std::string& path);
+
+/// An exclusive lock on a file, held until destroyed or the process ends. The file carries the
+/// holder's process id, for messages.
+class FileLock {
+ public:
+  /// Errc::in_use if another open file holds it; the message names that process.
+  [[nodiscard]] static Result<FileLock> acquire(const std::string& path);
+
+ private:
+  explicit FileLock(UniqueFd fd) : fd_(std::move(fd)) {}
+  UniqueFd fd_;
+};
+
+}  // namespace vmshadow::io

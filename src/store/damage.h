@@ -1,0 +1,45 @@
+// What is wrong with a journal, in words an operator can act on.
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include <vmshadow/result.h>
+#include <vmshadow/types.h>
+
+#include "format/journal.h"
+
+namespace vmshadow::store {
+
+/// One place in the journal that is not what was written there.
+struct Damage {
+  format::JournalPosition at;
+  std::uint64_t bytes{};  ///< how much of the segment is unusable from `at`; 0 if unknown
+  std::string what;       ///< e.g. "record body fails its checksum"
+  std::string vm_name;    ///< empty where it cannot be told
+  std::optional<Epoch> epoch;
+
+  /// "segment 0000000000000001.seg, offset 4096, epoch 7 of VM 'web1': record body fails …".
+  [[nodiscard]] std::string text() const;
+  /// The same as an Errc::corrupt.
+  [[nodiscard]] Error error() const;
+};
+
+/// The bytes behind the last durable record that a dying writer left behind.
+struct TornTail {
+  format::JournalPosition at;
+  std::uint64_t bytes{};
+  std::string what;
+  /// "epoch 7 of VM 'web1'" for each whole commit record in it. They were never acknowledged,
+  /// unless the disk lost what it had said was durable.
+  std::vector<std::string> commits;
+};
+
+/// "0000000000000001.seg"
+[[nodiscard]] std::string segment_file_name(SegmentId id);
+/// The number in a segment's file name, if it is one.
+[[nodiscard]] std::optional<SegmentId> parse_segment_file_name(const std::string& name);
+
+}  // namespace vmshadow::store

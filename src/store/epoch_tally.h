@@ -1,0 +1,69 @@
+// What an epoch's records add up to, taken one by one: order, chain, counts, pages, machine. Used
+// on the way in, where a deviation refuses the epoch, and by recovery, where it is damage.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <vector>
+
+#include <vmshadow/machine.h>
+#include <vmshadow/result.h>
+#include <vmshadow/types.h>
+
+#include "format/epoch_records.h"
+#include "format/record.h"
+#include "store/page_table.h"
+
+namespace vmshadow::store {
+
+using MachinePtr = std::shared_ptr<const MachineDescription>;
+
+/// Where records of one type go in an epoch's lists.
+enum class PlaceList { none, group, device };
+
+class EpochTally {
+ public:
+  /// `machine` is that of the generation's last full epoch, or null if it is not known; pages must
+  /// lie inside its layout. A full epoch brings its own.
+  explicit EpochTally(MachinePtr machine) : machine_(std::move(machine)) {}
+
+  /// Takes the next record, whose checksums hold. Errc::protocol for a record out of order or of a
+  /// wrong type, Errc::corrupt for a malformed body. The tally is of no use after an error.
+  [[nodiscard]] Result<PlaceList> add(const format::RecordPrefix& prefix, ByteSpan body);
+  /// Counts a record whose body is lost but whose prefix is known.
+  void add_damaged(const format::RecordPrefix& prefix);
+  /// Compares with what the sender says it sent. Errc::protocol names what differs.
+  [[nodiscard]] Status check(const format::RecordPrefix& end,
+                             const format::EpochSummary& summary) const;
+
+  [[nodiscard]] std::uint32_t next_sequence() const { return next_sequence_; }
+  /// Carries on behind lost records: the chain will not match.
+  void skip_to(std::uint32_t sequence) { next_sequence_ = sequence; }
+  [[nodiscard]] std::uint64_t chain() const { return chain_; }
+  [[nodiscard]] bool full() const { return full_; }
+  [[nodiscard]] std::uint64_t record_bytes() const { return record_bytes_; }
+  [[nodiscard]] std::uint64_t stored_pages() const { return stored_pages_; }
+  [[nodiscard]] std::uint64_t device_bytes() const { return device_bytes_; }
+  [[nodiscard]] const MachinePtr& machine() const { return machine_; }
+  [[nodiscard]] PageTable take_pages() { return pages_.finish(); }
+
+ private:
+  void count(const format::RecordPrefix& prefix);
+  Status add_machine(ByteSpan body);
+  Status add_group(std::uint32_t sequence, ByteSpan body);
+  Status add_zero_pages(std::uint32_t sequence, ByteSpan body);
+  [[nodiscard]] Status check_inside(format::PageKey first, std::uint64_t count) const;
+
+  MachinePtr machine_;
+  PageTable::Builder pages_;
+  std::uint32_t next_sequence_ = 0;
+  std::uint32_t groups_ = 0;
+  bool full_ = false;
+  std::uint64_t chain_ = 0;
+  std::uint64_t record_bytes_ = 0;
+  std::uint64_t stored_pages_ = 0;
+  std::uint64_t zero_pages_ = 0;
+  std::uint64_t device_bytes_ = 0;
+};
+
+}  // namespace vmshadow::store

@@ -1,0 +1,269 @@
+#include "store/index_builder.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+
+namespace vmshadow::store {
+
+using format::JournalPosition;
+using format::RecordType;
+
+namespace {
+/// A gap in the epoch numbers names at most this many epochs one by one.
+constexpr std::uint64_t kLostEpochsNamedMax = 1024;
+
+JournalPosition behind_end(JournalPosition end) {
+  constexpr std::uint64_t bytes = format::kRecordPrefixBytes + sizeof(format::EpochEndBytes);
+  static_assert(format::alignment_gap(bytes) == 0);
+  return {end.segment, SegmentOffset{end.offset.value + bytes}};
+}
+}  // namespace
+
+Damage& IndexBuilder::note(JournalPosition at, std::uint64_t bytes, std::string what) {
+  return damage_.emplace_back(Damage{at, bytes, std::move(what), {}, {}});
+}
+
+Damage IndexBuilder::blame(const VmId& id, const Vm& vm, Epoch epoch, JournalPosition at,
+                           std::string_view lost) {
+  const auto from = damage_.begin() + static_cast<std::ptrdiff_t>(vm.mark);
+  auto found = std::find_if(from, damage_.end(),
+                            [](const Damage& d) { return d.vm_name.empty() && !d.epoch; });
+  if (found == damage_.end()) {
+    note(at, 0, std::string(lost));
+    found = std::prev(damage_.end());
+  }
+  found->vm_name = index_.name_of(id);
+  found->epoch = epoch;
+  return *found;
+}
+
+void IndexBuilder::add(JournalPosition at, const format::RecordPrefix& prefix, ByteSpan body) {
+  const VmId& id = prefix.head.vm;
+  switch (prefix.head.type) {
+    case RecordType::pad:
+      return;
+    case RecordType::grant: {
+      const auto grant = format::decode_grant(body);
+      if (!grant) {
+        note(at, 0, grant.error().message);
+        return;
+      }
+      index_.add_grant(id, grant->vm_name, prefix.head.generation);
+      settle_uncommitted(id, vms_[id], at);
+      return;
+    }
+    case RecordType::commit: {
+      const auto commit = format::decode_commit(body);
+      if (!commit) {
+        add_damaged_body(note(at, 0, commit.error().message), prefix);
+      } else {
+        add_commit(at, prefix, *commit);
+      }
+      break;
+    }
+    case RecordType::epoch_end:
+      add_end(at, prefix, body);
+      break;
+    default:
+      add_epoch_record(at, prefix, body);
+      break;
+  }
+  vms_[id].mark = damage_.size();
+}
+
+IndexBuilder::OpenEpoch& IndexBuilder::open_for(const VmId& id, Vm& vm, JournalPosition at,
+                                                const format::RecordHead& head) {
+  const bool is_epoch_start = head.type != RecordType::epoch_end && head.sequence == 0;
+  if (!vm.open || vm.open->generation != head.generation || vm.open->epoch != head.epoch ||
+      is_epoch_start || vm.open->end_seen || head.sequence < vm.open->tally.next_sequence()) {
+    settle_uncommitted(id, vm, at);
+    const bool same_machine = vm.machine_generation == head.generation;
+    vm.open.emplace(head.generation, head.epoch, same_machine ? vm.machine : nullptr);
+  }
+  OpenEpoch& open = *vm.open;
+  if (head.sequence > open.tally.next_sequence()) {
+    open.base_damage =
+        blame(id, vm, head.epoch, at,
+              fmt::format("records {} to {} of the epoch are missing before this one",
+                          open.tally.next_sequence(), head.sequence - 1));
+    open.tally.skip_to(head.sequence);
+  }
+  return open;
+}
+
+void IndexBuilder::add_epoch_record(JournalPosition at, const format::RecordPrefix& prefix,
+                                    ByteSpan body) {
+  OpenEpoch& open = open_for(prefix.head.vm, vms_[prefix.head.vm], at, prefix.head);
+  const auto list = open.tally.add(prefix, body);
+  if (!list) {
+    Damage& damage = note(at, format::kRecordPrefixBytes + body.size(), list.error().message);
+    damage.vm_name = index_.name_of(prefix.head.vm);
+    damage.epoch = prefix.head.epoch;
+    open.base_damage = damage;
+    open.tally.add_damaged(prefix);
+    return;
+  }
+  const RecordPlace place = RecordPlace::at(at, prefix.body_bytes);
+  if (*list == PlaceList::group) open.places.groups.push_back(place);
+  if (*list == PlaceList::device) open.places.device.push_back(place);
+}
+
+void IndexBuilder::add_end(JournalPosition at, const format::RecordPrefix& prefix, ByteSpan body) {
+  OpenEpoch& open = open_for(prefix.head.vm, vms_[prefix.head.vm], at, prefix.head);
+  open.end_seen = true;
+  open.commit_at = behind_end(at);
+  auto summary = format::decode_epoch_end(body);
+  Status sound;
+  if (!summary) {
+    sound = fail(std::move(summary).error());
+  } else {
+    open.end = *summary;
+    // Where damage is known already, the counts cannot match.
+    if (!open.own_damage && !open.base_damage) sound = open.tally.check(prefix, *summary);
+  }
+  if (!sound) {
+    Damage& damage = note(at, 0, sound.error().message);
+    damage.vm_name = index_.name_of(prefix.head.vm);
+    damage.epoch = prefix.head.epoch;
+    open.base_damage = damage;
+  }
+}
+
+void IndexBuilder::add_commit(JournalPosition at, const format::RecordPrefix& prefix,
+                              const format::Commit& commit) {
+  const VmId& id = prefix.head.vm;
+  Vm& vm = vms_[id];
+  if (!vm.open || vm.open->generation != prefix.head.generation ||
+      vm.open->epoch != prefix.head.epoch) {
+    vm.open.emplace(prefix.head.generation, prefix.head.epoch, nullptr);
+    vm.open->base_damage = blame(id, vm, prefix.head.epoch, at,
+                                 "the records of the epoch are missing before its commit");
+  }
+  OpenEpoch& open = *vm.open;
+  if (!open.end_seen) {
+    open.own_damage =
+        blame(id, vm, prefix.head.epoch, at, "the epoch_end is missing before the commit");
+  }
+  if (open.tally.chain() != commit.chain && !open.base_damage) {
+    open.base_damage =
+        blame(id, vm, prefix.head.epoch, at, "the commit is not that of the records before it");
+  }
+  commit_open(id, vm, at, commit.committed_wall);
+}
+
+void IndexBuilder::commit_open(const VmId& id, Vm& vm, JournalPosition at,
+                               WallTime committed_wall) {
+  OpenEpoch open = std::move(*vm.open);
+  vm.open.reset();
+  auto epoch = std::make_shared<EpochIndex>();
+  epoch->info = make_epoch_info(open.epoch, open.generation, open.tally,
+                                open.end ? &*open.end : nullptr, committed_wall);
+  const std::optional<Epoch> last = index_.last_epoch(id);
+  if (last && open.epoch <= *last) {
+    Damage& damage = note(at, 0,
+                          fmt::format("epoch {} follows epoch {}, but the numbers rise",
+                                      open.epoch.value, last->value));
+    damage.vm_name = index_.name_of(id);
+    damage.epoch = open.epoch;
+    return;
+  }
+  for (std::uint64_t lost = last ? last->value + 1 : open.epoch.value;
+       lost < open.epoch.value && open.epoch.value - lost <= kLostEpochsNamedMax; ++lost) {
+    index_.add_lost(id, Epoch{lost},
+                    blame(id, vm, Epoch{lost}, at,
+                          fmt::format("epoch {} is missing before this commit", lost)));
+  }
+  epoch->machine = open.tally.machine();
+  epoch->pages = open.tally.take_pages();
+  epoch->places = std::move(open.places);
+  epoch->own_damage = std::move(open.own_damage);
+  epoch->base_damage = std::move(open.base_damage);
+  if (epoch->info.full) {
+    vm.machine = epoch->machine;
+    vm.machine_generation = open.generation;
+  }
+  vm.last = epoch;
+  index_.add_epoch(id, std::move(epoch));
+}
+
+void IndexBuilder::settle_uncommitted(const VmId& id, Vm& vm, JournalPosition at) {
+  if (vm.open && vm.open->end_seen) {
+    // An epoch_end without a commit is what a torn tail leaves; only damage in the very place of
+    // the commit (they are written as one) says that there was one.
+    const JournalPosition commit_at = vm.open->commit_at;
+    const auto damage = std::find_if(damage_.begin(), damage_.end(), [&](const Damage& d) {
+      return d.at == commit_at && d.vm_name.empty();
+    });
+    if (damage != damage_.end()) {
+      damage->vm_name = index_.name_of(id);
+      damage->epoch = vm.open->epoch;
+      vm.open->own_damage = *damage;
+      commit_open(id, vm, at, WallTime{});
+    }
+  }
+  vm.open.reset();
+}
+
+void IndexBuilder::add_bad(SegmentId segment, const BadRegion& region) {
+  const JournalPosition at{segment, SegmentOffset{region.offset}};
+  Damage& damage = note(at, region.end - region.offset, region.what);
+  if (!region.prefix) {
+    unknown_bytes_ += region.end - region.offset;
+    return;
+  }
+  damage.vm_name = index_.name_of(region.prefix->head.vm);
+  const RecordType type = region.prefix->head.type;
+  if (type == RecordType::grant || type == RecordType::pad) {
+    if (type == RecordType::grant) {
+      index_.add_grant(region.prefix->head.vm, "", region.prefix->head.generation);
+    }
+    return;
+  }
+  damage.epoch = region.prefix->head.epoch;
+  add_damaged_body(damage, *region.prefix);
+  vms_[region.prefix->head.vm].mark = damage_.size();
+}
+
+/// Damage to a body alone: the prefix still says whose it is, where it belongs, and its link of the
+/// chain.
+void IndexBuilder::add_damaged_body(const Damage& noted, const format::RecordPrefix& prefix) {
+  const Damage damage = noted;  // what follows may note more
+  const VmId& id = prefix.head.vm;
+  Vm& vm = vms_[id];
+  if (prefix.head.type == RecordType::commit) {
+    if (!vm.open || vm.open->epoch != prefix.head.epoch ||
+        vm.open->generation != prefix.head.generation) {
+      vm.open.emplace(prefix.head.generation, prefix.head.epoch, nullptr);
+      vm.open->base_damage = damage;
+    }
+    vm.open->own_damage = damage;
+    commit_open(id, vm, damage.at, WallTime{});
+    return;
+  }
+  OpenEpoch& open = open_for(id, vm, damage.at, prefix.head);
+  if (prefix.head.type == RecordType::epoch_end) {
+    open.end_seen = true;
+    open.commit_at = behind_end(damage.at);
+    open.own_damage = damage;
+    return;
+  }
+  if (prefix.head.type == RecordType::device_state) {
+    open.own_damage = damage;
+  } else {
+    open.base_damage = damage;
+  }
+  open.tally.add_damaged(prefix);
+}
+
+void IndexBuilder::add_missing_segment(SegmentId segment, std::uint64_t bytes_guess) {
+  note({segment, SegmentOffset{0}}, 0, "the segment's file is missing");
+  unknown_bytes_ += bytes_guess;
+}
+
+std::vector<Damage> IndexBuilder::finish() {
+  for (auto& [id, vm] : vms_) settle_uncommitted(id, vm, {});
+  return std::move(damage_);
+}
+
+}  // namespace vmshadow::store

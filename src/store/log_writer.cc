@@ -1,0 +1,408 @@
+#include "store/log_writer.h"
+
+#include <fmt/format.h>
+#include <spdlog/spdlog.h>
+
+#include <algorithm>
+
+#include "base/assert.h"
+#include "io/file.h"
+
+namespace vmshadow::store {
+
+using format::JournalPosition;
+
+namespace {
+
+/// What is written with one sync at most: bounds how long a commit waits behind a full pass.
+constexpr std::size_t kBatchBytes = std::size_t{8} << 20;
+
+std::size_t padded(std::size_t bytes) { return bytes + format::alignment_gap(bytes); }
+
+}  // namespace
+
+void LogPiece::add(ByteSpan record, PlaceList list) {
+  if (list != PlaceList::none) {
+    records.push_back({static_cast<std::uint32_t>(bytes.size()),
+                       static_cast<std::uint32_t>(record.size() - format::kRecordPrefixBytes),
+                       list});
+  }
+  format::append_bytes(bytes, record);
+  bytes.resize(padded(bytes.size()));
+}
+
+LogWriter::LogWriter(const StoreDirectory& directory, io::FileSystem& files, const Clock& clock,
+                     LogLimits limits, std::unique_ptr<io::AppendFile> file,
+                     std::optional<JournalPosition> tail, SegmentId next_segment)
+    : directory_(directory),
+      files_(files),
+      clock_(clock),
+      limits_(limits),
+      file_(std::move(file)),
+      tail_(tail.value_or(JournalPosition{})),
+      durable_(tail_),
+      next_segment_(next_segment) {
+  VMSHADOW_ASSERT((file_ != nullptr) == tail.has_value());
+  thread_ = std::thread([this] { run(); });
+}
+
+LogWriter::~LogWriter() {
+  {
+    const std::lock_guard lock(mutex_);
+    stopping_ = true;
+  }
+  work_.notify_all();
+  room_.notify_all();
+  thread_.join();
+}
+
+// ---- callers' side
+
+void LogWriter::push(Request request) {
+  {
+    const std::lock_guard lock(mutex_);
+    queued_bytes_ += request.log_bytes();
+    queue_.push_back(std::move(request));
+  }
+  work_.notify_one();
+}
+
+Status LogWriter::append(const EpochInLogPtr& epoch, LogPiece piece) {
+  {
+    std::unique_lock lock(mutex_);
+    room_.wait(lock, [&] {
+      return stopping_ || poison_ || epoch->failure || queued_bytes_ < limits_.queue_bytes;
+    });
+    if (epoch->failure) return fail(*epoch->failure);
+    if (poison_) return fail(*poison_);
+  }
+  Request request;
+  request.kind = RequestKind::piece;
+  request.piece = std::move(piece);
+  request.epoch = epoch;
+  push(std::move(request));
+  return {};
+}
+
+Result<LogWriter::Committed> LogWriter::submit_and_wait(Request request) {
+  std::future<Result<Committed>> done = request.done.get_future();
+  push(std::move(request));
+  return done.get();
+}
+
+Result<LogWriter::Committed> LogWriter::commit(const EpochInLogPtr& epoch, LogPiece piece,
+                                               std::uint64_t chain) {
+  Request request;
+  request.kind = RequestKind::commit;
+  request.piece = std::move(piece);
+  request.epoch = epoch;
+  request.chain = chain;
+  return submit_and_wait(std::move(request));
+}
+
+Status LogWriter::grant(const VmId& vm, const std::string& vm_name, Generation generation) {
+  Request request;
+  request.kind = RequestKind::grant;
+  request.epoch = std::make_shared<EpochInLog>();
+  request.epoch->head.vm = vm;
+  request.epoch->head.generation = generation;
+  request.epoch->vm_name = vm_name;
+  VMSHADOW_TRY(submit_and_wait(std::move(request)));
+  return {};
+}
+
+void LogWriter::abandon(const EpochInLogPtr& epoch) {
+  const std::lock_guard lock(mutex_);
+  epoch->abandoned = true;
+}
+
+// ---- the writer thread
+
+std::size_t LogWriter::Request::log_bytes() const {
+  constexpr std::size_t commit_bytes = format::kRecordPrefixBytes + sizeof(format::CommitBytes);
+  switch (kind) {
+    case RequestKind::piece:
+      return piece.bytes.size();
+    case RequestKind::commit:
+      return piece.bytes.size() + commit_bytes;
+    case RequestKind::grant:
+      return padded(format::kRecordPrefixBytes + sizeof(format::GrantBytes) +
+                    epoch->vm_name.size());
+  }
+  return 0;
+}
+
+void LogWriter::run() {
+  Batch batch;
+  while (take(batch)) {
+    std::size_t bytes = 0;
+    for (const Request& request : batch) bytes += request.log_bytes();
+    write_batch(batch);
+    batch.clear();
+    {
+      const std::lock_guard lock(mutex_);
+      queued_bytes_ -= bytes;
+    }
+    room_.notify_all();
+  }
+  write_closing_mark();
+}
+
+bool LogWriter::take(Batch& batch) {
+  std::unique_lock lock(mutex_);
+  work_.wait(lock, [&] { return stopping_ || !queue_.empty(); });
+  std::size_t bytes = 0;
+  while (!queue_.empty() && bytes < kBatchBytes) {
+    bytes += queue_.front().log_bytes();
+    batch.push_back(std::move(queue_.front()));
+    queue_.pop_front();
+  }
+  return !batch.empty();
+}
+
+void LogWriter::write_batch(Batch& batch) {
+  // What has failed or is not wanted any more takes no room.
+  std::erase_if(batch, [&](Request& request) {
+    auto failure = failure_of(request);
+    if (failure) refuse(request, *failure);
+    return failure.has_value();
+  });
+  std::size_t first = 0;
+  while (first < batch.size()) {
+    const std::size_t count = fitting(batch, first);
+    if (count > 0) {
+      write_run(batch, first, count);
+      first += count;
+    } else if (auto rolled = roll(); !rolled) {
+      for (; first < batch.size(); ++first) {
+        refuse(batch[first],
+               rolled.error().code == Errc::no_space ? no_space(batch[first]) : rolled.error());
+      }
+    }
+  }
+}
+
+std::optional<Error> LogWriter::failure_of(const Request& request) {
+  const std::lock_guard lock(mutex_);
+  if (poison_) return poison_;
+  if (request.epoch->failure) return request.epoch->failure;
+  if (request.epoch->abandoned) return Error{Errc::cancelled, "the epoch was abandoned"};
+  return std::nullopt;
+}
+
+std::size_t LogWriter::fitting(const Batch& batch, std::size_t first) const {
+  if (file_ == nullptr) return 0;
+  std::uint64_t end = tail_.offset.value;
+  std::size_t count = 0;
+  while (first + count < batch.size()) {
+    end += batch[first + count].log_bytes();
+    // A fresh segment takes one request of any size: they are bounded, segments need not be large.
+    const bool alone = count == 0 && tail_.offset.value == format::kSegmentHeadBytes;
+    if (end > limits_.segment_bytes && !alone) break;
+    ++count;
+  }
+  return count;
+}
+
+/// Writes requests that fit the segment; every one is answered or, a mere piece, in the log.
+void LogWriter::write_run(Batch& batch, std::size_t first, std::size_t count) {
+  MonotonicTime started;
+  const auto written = try_run(batch, first, count, started);
+  if (written) {
+    finish_run(batch, first, count, started);
+  } else if (written.error().code != Errc::no_space) {
+    poison(written.error());
+    for (std::size_t i = first; i < first + count; ++i) refuse(batch[i], poison_error());
+  } else {
+    cut_back();
+    // One that asks for too much must not cost the others their commit.
+    for (std::size_t i = first; i < first + count; ++i) {
+      if (auto failure = failure_of(batch[i])) {
+        refuse(batch[i], *failure);
+      } else if (count == 1) {
+        refuse(batch[i], no_space(batch[i]));
+      } else {
+        write_run(batch, i, 1);
+      }
+    }
+  }
+}
+
+Status LogWriter::try_run(Batch& batch, std::size_t first, std::size_t count,
+                          MonotonicTime& started) {
+  std::vector<ByteSpan> pieces;
+  auto durability = io::Durability::buffered;
+  for (std::size_t i = first; i < first + count; ++i) {
+    Request& request = batch[i];
+    make_trailer(request);
+    if (!request.piece.bytes.empty()) pieces.emplace_back(request.piece.bytes);
+    if (!request.trailer.empty()) pieces.emplace_back(request.trailer);
+    if (request.wants_sync()) durability = io::Durability::durable;
+  }
+  started = clock_.monotonic();
+  return file_->write(pieces, tail_.offset.value, durability);
+}
+
+void LogWriter::make_trailer(Request& request) const {
+  request.trailer.clear();
+  if (!request.wants_sync()) return;
+  request.recorded_wall = clock_.wall();
+  std::vector<std::byte> body;
+  format::RecordHead head = request.epoch->head;
+  head.sequence = 0;
+  if (request.kind == RequestKind::commit) {
+    head.type = format::RecordType::commit;
+    format::append_body(body, format::Commit{request.recorded_wall, request.chain, durable_});
+  } else {
+    head.type = format::RecordType::grant;
+    format::append_body(body,
+                        format::Grant{request.recorded_wall, request.epoch->vm_name, durable_});
+  }
+  format::append_record(request.trailer, head, body);
+  request.trailer.resize(padded(request.trailer.size()));
+}
+
+void LogWriter::finish_run(Batch& batch, std::size_t first, std::size_t count,
+                           MonotonicTime started) {
+  const auto sync =
+      std::chrono::duration_cast<std::chrono::microseconds>(clock_.monotonic() - started);
+  bool synced = false;
+  for (std::size_t i = first; i < first + count; ++i) {
+    Request& request = batch[i];
+    for (const LogPiece::Record& record : request.piece.records) {
+      const JournalPosition at{tail_.segment, SegmentOffset{tail_.offset.value + record.offset}};
+      auto& list = record.list == PlaceList::group ? request.epoch->places.groups
+                                                   : request.epoch->places.device;
+      list.push_back(RecordPlace::at(at, record.body_bytes));
+    }
+    tail_.offset = SegmentOffset{tail_.offset.value + request.log_bytes()};
+    synced = synced || request.wants_sync();
+    if (!request.wants_sync() && (unsynced_.empty() || unsynced_.back() != request.epoch)) {
+      unsynced_.push_back(request.epoch);
+    }
+  }
+  if (!synced) return;
+  durable_ = tail_;
+  mark_is_due_ = true;
+  unsynced_.clear();
+  for (std::size_t i = first; i < first + count; ++i) {
+    Request& request = batch[i];
+    if (!request.wants_sync()) continue;
+    request.done.set_value(
+        Committed{{request.epoch->head.epoch, clock_.wall(), sync}, request.recorded_wall});
+  }
+}
+
+Status LogWriter::roll() {
+  if (file_ != nullptr && durable_ != tail_) {
+    // Recovery takes every segment but the last for durable.
+    if (auto synced = file_->write({}, tail_.offset.value, io::Durability::durable); !synced) {
+      poison(synced.error());
+      return fail(poison_error());
+    }
+    durable_ = tail_;
+    unsynced_.clear();
+  }
+  return make_segment(next_segment_);
+}
+
+Status LogWriter::make_segment(SegmentId id) {
+  const std::string path = directory_.segment_path(id);
+  const std::vector<std::byte> head =
+      format::encode_segment_head({directory_.id(), id, clock_.wall()});
+  Status made;
+  auto file = files_.create(path);
+  if (!file) {
+    made = fail(std::move(file).error());
+  } else {
+    const ByteSpan bytes = head;
+    made = (*file)->write({&bytes, 1}, 0, io::Durability::durable);
+    if (made) made = files_.sync_directory(directory_.segments_path());
+  }
+  if (made) {
+    file_ = std::move(*file);
+    tail_ = durable_ = {id, SegmentOffset{format::kSegmentHeadBytes}};
+    next_segment_ = id.next();
+    return {};
+  }
+  if (made.error().code == Errc::no_space) {
+    auto removed = files_.remove(path);
+    if (removed || removed.error().code == Errc::not_found) {
+      if (files_.sync_directory(directory_.segments_path())) return made;
+    }
+  }
+  poison(made.error());
+  return fail(poison_error());
+}
+
+void LogWriter::cut_back() {
+  VMSHADOW_ASSERT(durable_.segment == tail_.segment);
+  if (auto cut = file_->truncate(durable_.offset.value); !cut) {
+    poison(cut.error());
+    return;
+  }
+  tail_ = durable_;
+  const std::lock_guard lock(mutex_);
+  for (const EpochInLogPtr& epoch : unsynced_) {
+    if (!epoch->failure) epoch->failure = no_space(*epoch);
+  }
+  unsynced_.clear();
+}
+
+void LogWriter::poison(const Error& error) {
+  spdlog::error("the journal in '{}' takes no more epochs: {}", directory_.path(), error.message);
+  const std::lock_guard lock(mutex_);
+  if (poison_) return;
+  poison_ = Error{error.code == Errc::no_space ? Errc::io : error.code,
+                  fmt::format("the journal in '{}' takes no more epochs until the store is "
+                              "restarted, because a write failed: {}",
+                              directory_.path(), error.message)};
+}
+
+Error LogWriter::poison_error() {
+  const std::lock_guard lock(mutex_);
+  VMSHADOW_ASSERT(poison_.has_value());
+  return *poison_;
+}
+
+void LogWriter::refuse(Request& request, const Error& error) {
+  {
+    const std::lock_guard lock(mutex_);
+    if (!request.epoch->failure) request.epoch->failure = error;
+  }
+  room_.notify_all();
+  if (request.wants_sync()) request.done.set_value(fail(error));
+}
+
+Error LogWriter::no_space(const EpochInLog& epoch, bool is_grant) const {
+  const auto free = io::free_bytes(directory_.path());
+  const std::string left =
+      free ? fmt::format("{:.1f} MiB free", static_cast<double>(*free) / (1 << 20))
+           : std::string("free space unknown");
+  const std::string what =
+      is_grant ? std::string("a new generation") : fmt::format("epoch {}", epoch.head.epoch.value);
+  return Error{Errc::no_space,
+               fmt::format("no space in '{}' ({}) for {} of VM '{}': free some or move the store",
+                           directory_.path(), left, what, epoch.vm_name)};
+}
+
+/// So that later damage to what the last syncs covered is not taken for a torn tail. The journal is
+/// whole without it: a failure is no loss.
+void LogWriter::write_closing_mark() {
+  {
+    const std::lock_guard lock(mutex_);
+    if (poison_ || !mark_is_due_) return;
+  }
+  std::vector<std::byte> body;
+  format::append_body(body, format::Pad{durable_});
+  std::vector<std::byte> record;
+  format::append_record(record, {format::RecordType::pad, 0, {}, {}, {}}, body);
+  const ByteSpan bytes = record;
+  if (auto written = file_->write({&bytes, 1}, tail_.offset.value, io::Durability::durable);
+      !written) {
+    spdlog::info("the journal in '{}' is closed without its closing mark: {}", directory_.path(),
+                 written.error().message);
+  }
+}
+
+}  // namespace vmshadow::store

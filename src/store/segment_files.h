@@ -1,0 +1,42 @@
+// Open segment files, for reading records at random. Safe from several threads.
+#pragma once
+
+#include <map>
+#include <memory>
+#include <mutex>
+
+#include <vmshadow/result.h>
+
+#include "base/unique_fd.h"
+#include "format/record.h"
+#include "store/directory.h"
+#include "store/epoch_index.h"
+
+namespace vmshadow::store {
+
+class SegmentFiles {
+ public:
+  explicit SegmentFiles(StoreDirectory directory) : directory_(std::move(directory)) {}
+
+  struct Record {
+    format::RecordPrefix prefix;
+    std::vector<std::byte> bytes;  ///< prefix and body
+    [[nodiscard]] ByteSpan body() const {
+      return ByteSpan(bytes).subspan(format::kRecordPrefixBytes);
+    }
+  };
+  /// Reads a record into `record` (its buffer is used again) and checks it against its checksums
+  /// and what is expected of it. Errc::corrupt names segment, offset, VM and epoch.
+  [[nodiscard]] Status read(const RecordPlace& place, format::RecordType type,
+                            const std::string& vm_name, Epoch epoch, Record& record) const;
+
+ private:
+  static constexpr std::size_t kOpenMax = 256;
+  [[nodiscard]] Result<std::shared_ptr<const UniqueFd>> file(SegmentId id) const;
+
+  const StoreDirectory directory_;
+  mutable std::mutex mutex_;
+  mutable std::map<SegmentId, std::shared_ptr<const UniqueFd>> open_;
+};
+
+}  // namespace vmshadow::store

@@ -1,0 +1,123 @@
+#include "store/session.h"
+
+#include <fmt/format.h>
+
+namespace vmshadow::store {
+
+using format::RecordType;
+
+Session::Session(Ground ground, std::string vm_name, Generation generation, Epoch next_epoch)
+    : ground_(std::move(ground)),
+      vm_name_(std::move(vm_name)),
+      vm_(vm_id(vm_name_)),
+      generation_(generation),
+      next_epoch_(next_epoch) {}
+
+Session::~Session() {
+  abandon();
+  ground_.closed();
+}
+
+std::string Session::epoch_text() const {
+  return fmt::format("epoch {} of VM '{}'", next_epoch_.value, vm_name_);
+}
+
+void Session::open_epoch() {
+  open_.emplace(machine_);
+  open_->in_log = std::make_shared<EpochInLog>();
+  open_->in_log->head = {RecordType::commit, 0, vm_, generation_, next_epoch_};
+  open_->in_log->vm_name = vm_name_;
+}
+
+Result<format::RecordPrefix> Session::check_record(ByteSpan record) const {
+  if (record.size() < format::kRecordPrefixBytes) {
+    return fail(Errc::protocol, "a record is shorter than its prefix");
+  }
+  VMSHADOW_ASSIGN(const format::RecordPrefix prefix, format::decode_prefix(record));
+  VMSHADOW_TRY(format::check_body(prefix, record.subspan(format::kRecordPrefixBytes)));
+  if (prefix.head.vm != vm_) return fail(Errc::protocol, "a record is another VM's");
+  if (prefix.head.generation != generation_) {
+    const bool stale = prefix.head.generation < generation_;
+    return fail(stale ? Errc::stale_generation : Errc::protocol,
+                fmt::format("a record is of generation {}, the session of {}",
+                            prefix.head.generation.value, generation_.value));
+  }
+  if (prefix.head.epoch != next_epoch_) {
+    return fail(Errc::protocol, fmt::format("a record is of epoch {}, but epoch {} is next",
+                                            prefix.head.epoch.value, next_epoch_.value));
+  }
+  return prefix;
+}
+
+Status Session::take(ByteSpan record) {
+  VMSHADOW_ASSIGN(const format::RecordPrefix prefix, check_record(record));
+  if (machine_ == nullptr && prefix.head.sequence == 0 && prefix.head.type != RecordType::machine) {
+    return fail(Errc::protocol,
+                "the first epoch of a generation must be full, but it does not start with a "
+                "machine record");
+  }
+  VMSHADOW_ASSIGN(const PlaceList list,
+                  open_->tally.add(prefix, record.subspan(format::kRecordPrefixBytes)));
+  open_->piece.add(record, list);
+  if (open_->piece.bytes.size() < ground_.piece_bytes) return {};
+  return ground_.log.append(open_->in_log, std::exchange(open_->piece, LogPiece{}));
+}
+
+Status Session::append(ByteSpan record) {
+  if (!open_) open_epoch();
+  if (!open_->failure) {
+    if (auto taken = take(record); !taken) {
+      open_->failure = std::move(taken).error().with_context(epoch_text());
+    }
+  }
+  if (open_->failure) return fail(*open_->failure);
+  return {};
+}
+
+Result<CommitReceipt> Session::commit(ByteSpan end_record) {
+  if (!open_) open_epoch();
+  auto receipt = open_->failure ? Result<CommitReceipt>(fail(*open_->failure)) : finish(end_record);
+  if (!receipt) abandon();
+  open_.reset();
+  return receipt;
+}
+
+Result<CommitReceipt> Session::finish(ByteSpan end_record) {
+  const auto refused = [&](Error error) {
+    return fail(std::move(error).with_context(epoch_text()));
+  };
+  const auto prefix = check_record(end_record);
+  if (!prefix) return refused(prefix.error());
+  if (prefix->head.type != RecordType::epoch_end) {
+    return refused({Errc::protocol, "it is not ended by an epoch_end record"});
+  }
+  const auto summary = format::decode_epoch_end(end_record.subspan(format::kRecordPrefixBytes));
+  if (!summary) return refused(summary.error());
+  EpochTally& tally = open_->tally;
+  if (auto sound = tally.check(*prefix, *summary); !sound) return refused(sound.error());
+  if (machine_ == nullptr && !tally.full()) {
+    return refused({Errc::protocol, "the first epoch of a generation must be full"});
+  }
+
+  open_->piece.add(end_record, PlaceList::none);
+  auto committed = ground_.log.commit(open_->in_log, std::move(open_->piece), tally.chain());
+  if (!committed) return refused(std::move(committed).error());
+
+  auto epoch = std::make_shared<EpochIndex>();
+  epoch->info =
+      make_epoch_info(next_epoch_, generation_, tally, &*summary, committed->recorded_wall);
+  epoch->machine = machine_ = tally.machine();
+  epoch->pages = tally.take_pages();
+  epoch->places = std::move(open_->in_log->places);
+  ground_.index.add_epoch(vm_, std::move(epoch));
+  next_epoch_ = next_epoch_.next();
+  return committed->receipt;
+}
+
+void Session::abandon() {
+  if (!open_) return;
+  ground_.log.abandon(open_->in_log);
+  open_.reset();
+}
+
+}  // namespace vmshadow::store

@@ -1,0 +1,66 @@
+// One VM's right to append: checks what the peer sends once more and hands it to the log in pieces.
+//
+//            append          append fails                abandon, commit (either way)
+//   idle ───────────► open ───────────────► failed ─────────────────────────────────► idle
+//     ▲                │ commit, abandon
+//     └────────────────┘
+//
+// At most one piece of the open epoch is held here, whatever the epoch's size; its page table (12
+// bytes a page) is built on the way.
+#pragma once
+
+#include <functional>
+#include <memory>
+#include <optional>
+#include <string>
+
+#include <vmshadow/epoch_sink.h>
+
+#include "store/epoch_tally.h"
+#include "store/journal_index.h"
+#include "store/log_writer.h"
+
+namespace vmshadow::store {
+
+class Session final : public EpochSession {
+ public:
+  /// What the session stands on; alive as long as `closed` was not called.
+  struct Ground {
+    LogWriter& log;
+    JournalIndex& index;
+    std::size_t piece_bytes;
+    std::function<void()> closed;  ///< called by the destructor, once
+  };
+  Session(Ground ground, std::string vm_name, Generation generation, Epoch next_epoch);
+  ~Session() override;
+
+  [[nodiscard]] Generation generation() const override { return generation_; }
+  [[nodiscard]] Epoch next_epoch() const override { return next_epoch_; }
+  [[nodiscard]] Status append(ByteSpan record) override;
+  [[nodiscard]] Result<CommitReceipt> commit(ByteSpan end_record) override;
+  void abandon() override;
+
+ private:
+  struct OpenEpoch {
+    explicit OpenEpoch(MachinePtr machine) : tally(std::move(machine)) {}
+    EpochTally tally;
+    LogPiece piece;
+    EpochInLogPtr in_log;
+    std::optional<Error> failure;
+  };
+  [[nodiscard]] Result<format::RecordPrefix> check_record(ByteSpan record) const;
+  [[nodiscard]] Status take(ByteSpan record);
+  [[nodiscard]] Result<CommitReceipt> finish(ByteSpan end_record);
+  void open_epoch();
+  [[nodiscard]] std::string epoch_text() const;
+
+  Ground ground_;
+  const std::string vm_name_;
+  const VmId vm_;
+  const Generation generation_;
+  Epoch next_epoch_;
+  MachinePtr machine_;  ///< of this generation's last full epoch; null before the first
+  std::optional<OpenEpoch> open_;
+};
+
+}  // namespace vmshadow::store
