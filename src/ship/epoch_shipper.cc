@@ -50,6 +50,8 @@ EpochShipper::~EpochShipper() {
 }
 
 void EpochShipper::begin_epoch(const EpochBegin& begin) {
+  held_.clear();
+  hold_ = !begin.full;
   Begin item{begin.epoch, nullptr};
   if (begin.full) {
     VMSHADOW_ASSERT(begin.machine != nullptr);
@@ -59,6 +61,10 @@ void EpochShipper::begin_epoch(const EpochBegin& begin) {
 }
 
 void EpochShipper::add(PageBatch batch) {
+  if (hold_) {
+    held_.push_back(std::move(batch));
+    return;
+  }
   const std::size_t weight = batch.memory_bytes;
   queue_.push(std::move(batch), weight);
 }
@@ -68,11 +74,19 @@ void EpochShipper::end_epoch(EpochEnd end) {
     const std::lock_guard lock(mutex_);
     ++unacknowledged_;
   }
+  for (PageBatch& batch : held_) {
+    const std::size_t weight = batch.memory_bytes;
+    queue_.push(std::move(batch), weight);
+  }
+  held_.clear();
   const std::size_t weight = end.device_state.size();
   queue_.push(std::move(end), weight);
 }
 
-void EpochShipper::abandon_epoch() { queue_.push(Abandon{}, 0); }
+void EpochShipper::abandon_epoch() {
+  held_.clear();
+  queue_.push(Abandon{}, 0);
+}
 
 Result<bool> EpochShipper::wait_for_room(std::chrono::nanoseconds limit) {
   const auto deadline = std::chrono::steady_clock::now() + limit;

@@ -107,6 +107,11 @@ class EpochShipper final : public PageSink {
   const ShipperOptions options_;
   BoundedQueue<Item> queue_;
 
+  // Of the capture thread. While the guest stands still for an epoch its pages are only kept: the
+  // encoder would compete with QEMU and the drain for the cores and lengthen the pause.
+  bool hold_ = false;
+  std::vector<PageBatch> held_;
+
   // Of the shipping thread.
   delta::EpochEncoder encoder_;
   std::vector<std::byte> out_;
