@@ -53,7 +53,8 @@ Bytes raw_group_body() {
 /// One lz4 block by hand: a literal 0xa5, then that byte repeated, then five literals to end with.
 Bytes lz4_group_body() {
   Bytes block = {std::byte{0x1f}, std::byte{0xa5}, std::byte{0x01}, std::byte{0x00}};
-  // Of the page's 4096 bytes: 1 literal, the match, and 5 last literals; a match length starts at 4+15.
+  // Of the page's 4096 bytes: 1 literal, the match, and 5 last literals; a match length starts at
+  // 4+15.
   std::size_t rest = kPageBytes - 1 - 5 - 4 - 15;
   for (; rest >= 255; rest -= 255) block.push_back(std::byte{0xff});
   block.push_back(static_cast<std::byte>(rest));
