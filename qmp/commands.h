@@ -53,11 +53,11 @@ struct MigrationInfo {
 [[nodiscard]] Result<std::vector<std::string>> query_commands(Session& session);
 struct MachineFacts {
   std::string qemu_version;
-  std::string machine_type;    ///< the running machine's versioned name, "pc-i440fx-7.2"
-  bool kvm{};                  ///< KVM is the accelerator in use
-  std::uint64_t ram_bytes{};   ///< base memory
+  std::string machine_type;   ///< the running machine's versioned name, "pc-i440fx-7.2"
+  bool kvm{};                 ///< KVM is the accelerator in use
+  std::uint64_t ram_bytes{};  ///< base memory
   std::string uuid;
-  std::string name;            ///< -name, may be empty
+  std::string name;  ///< -name, may be empty
 };
 [[nodiscard]] Result<MachineFacts> query_machine(Session& session);
 

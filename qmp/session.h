@@ -7,14 +7,14 @@
 // or broke the protocol, every call returns the same Error that says why.
 #pragma once
 
+#include <nlohmann/json_fwd.hpp>
+
 #include <chrono>
 #include <cstdint>
 #include <functional>
 #include <memory>
 #include <optional>
 #include <string>
-
-#include <nlohmann/json_fwd.hpp>
 
 #include <vmshadow/result.h>
 

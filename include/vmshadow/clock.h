@@ -1,4 +1,5 @@
-// Time, injected: nothing below src/app reads a clock by itself, so tests and simulations can set it.
+// Time, injected: nothing below src/app reads a clock by itself, so tests and simulations can set
+// it.
 #pragma once
 
 #include <chrono>

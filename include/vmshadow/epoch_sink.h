@@ -17,8 +17,8 @@ namespace vmshadow {
 /// An epoch made durable.
 struct CommitReceipt {
   Epoch epoch;
-  WallTime committed_wall;             ///< the store's clock, after its commit record was durable
-  std::chrono::microseconds sync{};    ///< how long the last write and sync took
+  WallTime committed_wall;           ///< the store's clock, after its commit record was durable
+  std::chrono::microseconds sync{};  ///< how long the last write and sync took
 };
 
 /// The right to append one VM's epochs. Destroying it ends the session; an epoch not committed by

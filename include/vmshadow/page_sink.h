@@ -27,8 +27,8 @@ struct PageRef {
   const std::byte* data{};
 };
 
-/// Pages together with the memory they point into. Move-only; freeing it frees the pages. A page may
-/// occur more than once in a full pass: the later occurrence is the newer one.
+/// Pages together with the memory they point into. Move-only; freeing it frees the pages. A page
+/// may occur more than once in a full pass: the later occurrence is the newer one.
 struct PageBatch {
   std::vector<PageRef> pages;
   /// Keeps the bytes behind `pages` alive. May be shared by consecutive batches.
@@ -39,8 +39,8 @@ struct PageBatch {
 
 struct EpochBegin {
   Epoch epoch;
-  /// A full pass: every page of every block follows at least once, and no earlier epoch is needed to
-  /// restore this one. The first epoch of a generation is full.
+  /// A full pass: every page of every block follows at least once, and no earlier epoch is needed
+  /// to restore this one. The first epoch of a generation is full.
   bool full{};
   /// Set when `full`; outlives the call only if copied.
   const MachineDescription* machine{};

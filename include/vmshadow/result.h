@@ -6,26 +6,26 @@
 // it ends up unchanged on an operator's terminal.
 #pragma once
 
+#include <tl/expected.hpp>
+
 #include <cstdint>
 #include <string>
 #include <string_view>
 #include <utility>
 
-#include <tl/expected.hpp>
-
 namespace vmshadow {
 
 /// The numbers travel in refusals (docs/wire-format.md): never renumber, only add.
 enum class Errc : std::uint16_t {
-  invalid_argument = 1,  ///< the caller's or operator's input is wrong
-  not_found = 2,         ///< the named thing does not exist
-  already_exists = 3,    ///< it exists and must not
-  in_use = 4,            ///< somebody else holds it (lock, monitor, VM, address)
-  permission = 5,        ///< the system says no (EACCES, EPERM, EROFS)
-  unsupported = 6,       ///< valid, but this version or machine cannot do it
-  version = 7,           ///< another (newer) format or protocol version
-  protocol = 8,          ///< a peer broke the protocol
-  corrupt = 9,           ///< stored or received bytes fail their checksum or structure
+  invalid_argument = 1,   ///< the caller's or operator's input is wrong
+  not_found = 2,          ///< the named thing does not exist
+  already_exists = 3,     ///< it exists and must not
+  in_use = 4,             ///< somebody else holds it (lock, monitor, VM, address)
+  permission = 5,         ///< the system says no (EACCES, EPERM, EROFS)
+  unsupported = 6,        ///< valid, but this version or machine cannot do it
+  version = 7,            ///< another (newer) format or protocol version
+  protocol = 8,           ///< a peer broke the protocol
+  corrupt = 9,            ///< stored or received bytes fail their checksum or structure
   stale_generation = 10,  ///< the caller's generation was overtaken: it no longer owns the VM
   no_space = 11,          ///< ENOSPC, EDQUOT, or a configured capacity is used up
   io = 12,                ///< any other error of the operating system
@@ -65,19 +65,17 @@ using Status = Result<void>;
 }  // namespace vmshadow
 
 /// Returns from the enclosing function if `expr` (a Result) failed; drops its value.
-#define VMSHADOW_TRY(expr)                                                       \
-  do {                                                                           \
-    if (auto vmshadow_try_result = (expr); !vmshadow_try_result.has_value())     \
-      return ::tl::unexpected<::vmshadow::Error>(                                \
-          std::move(vmshadow_try_result).error());                               \
+#define VMSHADOW_TRY(expr)                                                                \
+  do {                                                                                    \
+    if (auto vmshadow_try_result = (expr); !vmshadow_try_result.has_value())              \
+      return ::tl::unexpected<::vmshadow::Error>(std::move(vmshadow_try_result).error()); \
   } while (false)
 
 #define VMSHADOW_TRY_CONCAT_(a, b) a##b
 #define VMSHADOW_TRY_CONCAT(a, b) VMSHADOW_TRY_CONCAT_(a, b)
-#define VMSHADOW_ASSIGN_IMPL_(tmp, lhs, expr)                                    \
-  auto tmp = (expr);                                                             \
-  if (!(tmp).has_value())                                                        \
-    return ::tl::unexpected<::vmshadow::Error>(std::move(tmp).error());          \
+#define VMSHADOW_ASSIGN_IMPL_(tmp, lhs, expr)                                                 \
+  auto tmp = (expr);                                                                          \
+  if (!(tmp).has_value()) return ::tl::unexpected<::vmshadow::Error>(std::move(tmp).error()); \
   lhs = *std::move(tmp)
 /// `VMSHADOW_ASSIGN(auto x, f());`: binds the value or returns the error.
 #define VMSHADOW_ASSIGN(lhs, expr) \

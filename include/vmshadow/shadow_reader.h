@@ -29,7 +29,7 @@ struct EpochInfo {
 struct VmInfo {
   std::string name;
   VmId id;
-  Generation generation;  ///< newest granted
+  Generation generation;          ///< newest granted
   std::vector<EpochInfo> epochs;  ///< committed, rising
 };
 

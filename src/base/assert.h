@@ -7,6 +7,6 @@ namespace vmshadow {
 [[noreturn]] void assertion_failed(const char* expression, const char* file, int line);
 }  // namespace vmshadow
 
-#define VMSHADOW_ASSERT(expression) \
+#define VMSHADOW_ASSERT(expression)    \
   ((expression) ? static_cast<void>(0) \
                 : ::vmshadow::assertion_failed(#expression, __FILE__, __LINE__))

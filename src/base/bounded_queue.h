@@ -30,8 +30,8 @@ class BoundedQueue {
     not_empty_.notify_one();
   }
 
-  /// The oldest item, waiting for one; nullopt once the queue is closed and empty. The item's weight
-  /// counts until the next pop(), release() or close(): it is still being worked on.
+  /// The oldest item, waiting for one; nullopt once the queue is closed and empty. The item's
+  /// weight counts until the next pop(), release() or close(): it is still being worked on.
   std::optional<T> pop() {
     std::unique_lock lock(mutex_);
     release_locked();

@@ -21,8 +21,7 @@ Result<PageHasher> PageHasher::create() {
 }
 
 PageHash PageHasher::hash(const std::byte* page) const {
-  const XXH128_hash_t h =
-      XXH3_128bits_withSecret(page, kPageBytes, secret_.data(), secret_.size());
+  const XXH128_hash_t h = XXH3_128bits_withSecret(page, kPageBytes, secret_.data(), secret_.size());
   return PageHash{h.low64, h.high64};
 }
 

@@ -1,5 +1,5 @@
-// The two hashes of this project, both XXH3: 64 bits as a checksum against accidents, 128 bits with a
-// secret as a page's identity (a guest must not be able to make two pages that look the same).
+// The two hashes of this project, both XXH3: 64 bits as a checksum against accidents, 128 bits with
+// a secret as a page's identity (a guest must not be able to make two pages that look the same).
 #pragma once
 
 #include <array>

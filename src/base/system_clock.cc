@@ -1,6 +1,6 @@
-#include <vmshadow/clock.h>
-
 #include <time.h>
+
+#include <vmshadow/clock.h>
 
 namespace vmshadow {
 namespace {

@@ -1,10 +1,10 @@
-#include <vmshadow/types.h>
-
 #include <fmt/format.h>
 #include <xxhash.h>
 
 #include <algorithm>
 #include <cstring>
+
+#include <vmshadow/types.h>
 
 namespace vmshadow {
 
@@ -18,8 +18,8 @@ bool is_valid_vm_name(std::string_view name) {
   if (name.empty() || name.size() > kVmNameBytesMax) return false;
   if (name.front() == '.' || name.front() == '-') return false;
   return std::all_of(name.begin(), name.end(), [](char c) {
-    return (c >= 'A' && c <= 'Z') || (c >= 'a' && c <= 'z') || (c >= '0' && c <= '9') ||
-           c == '.' || c == '_' || c == '-';
+    return (c >= 'A' && c <= 'Z') || (c >= 'a' && c <= 'z') || (c >= '0' && c <= '9') || c == '.' ||
+           c == '_' || c == '-';
   });
 }
 

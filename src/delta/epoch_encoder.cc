@@ -1,1 +1,246 @@
-// written next
+// What the encoder knows of a guest page is 16 bytes:
+//
+//   high == 0, low == 0        never seen since the last full epoch began
+//   high == 0, low == batch    zero; `batch` numbers the zero runs it was gathered in
+//   high != 0                  the keyed hash of its bytes
+//
+// The batch number answers at once whether a page still waits in the open runs. Invariant: a page
+// waits in at most one place, the open group or the open runs, and only once.
+#include "delta/epoch_encoder.h"
+
+#include <algorithm>
+#include <array>
+#include <cstring>
+#include <span>
+#include <utility>
+
+#include "base/assert.h"
+#include "delta/page_group_codec.h"
+#include "format/record.h"
+
+namespace vmshadow::delta {
+namespace {
+
+using format::PageKey;
+using format::RecordType;
+using format::ZeroRun;
+
+constexpr std::uint64_t kFirstZeroBatch = 1;
+
+/// Whether all kPageBytes bytes are 0. Nearly every other page says so in its first 64 bytes.
+bool is_zero_page(const std::byte* page) {
+  constexpr std::size_t kStrideBytes = 64;
+  for (std::size_t at = 0; at < kPageBytes; at += kStrideBytes) {
+    std::array<std::uint64_t, kStrideBytes / sizeof(std::uint64_t)> words;
+    std::memcpy(words.data(), page + at, kStrideBytes);
+    std::uint64_t any = 0;
+    for (const std::uint64_t word : words) any |= word;
+    if (any != 0) return false;
+  }
+  return true;
+}
+
+/// Sorts runs that do not overlap, and joins those that touch.
+void merge_runs(std::vector<ZeroRun>& runs) {
+  std::sort(runs.begin(), runs.end(),
+            [](const ZeroRun& a, const ZeroRun& b) { return a.first < b.first; });
+  std::size_t kept = 0;
+  for (std::size_t i = 1; i < runs.size(); ++i) {
+    ZeroRun& last = runs[kept];
+    if (runs[i].first.block == last.first.block &&
+        runs[i].first.page.value == last.first.page.value + last.count) {
+      last.count += runs[i].count;
+    } else {
+      runs[++kept] = runs[i];
+    }
+  }
+  if (!runs.empty()) runs.resize(kept + 1);
+}
+
+}  // namespace
+
+struct EpochEncoder::State {
+  State(PageHasher page_hasher, VmId vm_id, Generation vm_generation)
+      : hasher(page_hasher), vm(vm_id), generation(vm_generation) {}
+
+  // Constant.
+  PageHasher hasher;
+  VmId vm;
+  Generation generation;
+
+  // Since the last full epoch began.
+  std::vector<std::vector<PageHash>> known;  ///< by block and page
+  std::uint64_t zero_batch = kFirstZeroBatch;
+
+  // Of the open epoch.
+  bool open = false;
+  bool full = false;
+  Epoch epoch;
+  std::uint32_t sequence = 0;
+  std::uint64_t chain = 0;
+  EncodeStats stats;
+
+  // What waits to become a record.
+  PageGroupEncoder group_encoder;
+  std::array<PageKey, format::kGroupPagesMax> group_keys;
+  std::size_t group_pages = 0;
+  alignas(64) std::array<std::byte, format::kGroupPagesMax * kPageBytes> group_bytes;
+  std::vector<ZeroRun> zero_runs;
+
+  /// Appends one record whose body `append_body(out)` writes in place.
+  template <class AppendBody>
+  void append_record(std::vector<std::byte>& out, RecordType type, const AppendBody& append_body) {
+    const std::size_t start = format::begin_record(out);
+    append_body(out);
+    const std::uint64_t sum =
+        format::finish_record(out, start, {type, sequence, vm, generation, epoch});
+    chain = format::extend_chain(chain, sum);
+    ++sequence;
+    stats.record_bytes += out.size() - start;
+  }
+
+  void flush_group(std::vector<std::byte>& out) {
+    if (group_pages == 0) return;
+    append_record(out, RecordType::page_group, [&](std::vector<std::byte>& into) {
+      group_encoder.append_body(into, std::span(group_keys).first(group_pages), group_bytes.data());
+    });
+    group_pages = 0;
+  }
+
+  void flush_zero_runs(std::vector<std::byte>& out) {
+    if (zero_runs.empty()) return;
+    merge_runs(zero_runs);
+    append_record(out, RecordType::zero_pages, [&](std::vector<std::byte>& into) {
+      format::append_zero_pages_body(into, zero_runs);
+    });
+    zero_runs.clear();
+    ++zero_batch;
+  }
+
+  [[nodiscard]] bool waits_in_group(PageKey key) const {
+    const auto end = group_keys.begin() + static_cast<std::ptrdiff_t>(group_pages);
+    return std::find(group_keys.begin(), end, key) != end;
+  }
+
+  void add_zero(PageKey key, PageHash& state, std::vector<std::byte>& out) {
+    if (state.high == 0 && state.low != 0) {
+      ++stats.unchanged_pages;
+      return;
+    }
+    if (waits_in_group(key)) flush_group(out);
+    if (!zero_runs.empty() && zero_runs.back().first.block == key.block &&
+        zero_runs.back().first.page.value + zero_runs.back().count == key.page.value) {
+      ++zero_runs.back().count;
+    } else {
+      if (zero_runs.size() == format::kZeroRunsMax) flush_zero_runs(out);
+      zero_runs.push_back({key, 1});
+    }
+    state = PageHash{zero_batch, 0};
+    ++stats.zero_pages;
+  }
+
+  void add_data(PageKey key, const std::byte* page, PageHash& state, std::vector<std::byte>& out) {
+    PageHash hash = hasher.hash(page);
+    if (hash.high == 0) hash.high = 1;  // keep clear of the two states that are not hashes
+    if (state == hash) {
+      ++stats.unchanged_pages;
+      return;
+    }
+    if (state.high == 0 && state.low == zero_batch) flush_zero_runs(out);
+    if (waits_in_group(key)) flush_group(out);
+    group_keys[group_pages] = key;
+    std::memcpy(group_bytes.data() + group_pages * kPageBytes, page, kPageBytes);
+    ++group_pages;
+    if (group_pages == format::kGroupPagesMax) flush_group(out);
+    state = hash;
+    ++stats.data_pages;
+  }
+};
+
+EpochEncoder::EpochEncoder(PageHasher hasher, VmId vm, Generation generation)
+    : state_(std::make_unique<State>(hasher, vm, generation)) {}
+EpochEncoder::~EpochEncoder() = default;
+EpochEncoder::EpochEncoder(EpochEncoder&&) noexcept = default;
+
+void EpochEncoder::begin(const EpochBegin& begin, std::vector<std::byte>& out) {
+  State& s = *state_;
+  VMSHADOW_ASSERT(!s.open);
+  VMSHADOW_ASSERT(begin.full || !s.known.empty());
+  VMSHADOW_ASSERT(!begin.full || begin.machine != nullptr);
+  s.open = true;
+  s.full = begin.full;
+  s.epoch = begin.epoch;
+  s.sequence = 0;
+  s.chain = 0;
+  s.stats = {};
+  if (!begin.full) return;
+
+  const std::vector<RamBlock>& blocks = begin.machine->layout.blocks;
+  VMSHADOW_ASSERT(!blocks.empty());
+  s.known.resize(blocks.size());
+  for (std::size_t i = 0; i < blocks.size(); ++i) {
+    s.known[i].assign(blocks[i].pages(), PageHash{});
+  }
+  s.zero_batch = kFirstZeroBatch;
+  s.append_record(out, RecordType::machine, [&](std::vector<std::byte>& into) {
+    format::append_machine_body(into, *begin.machine);
+  });
+}
+
+void EpochEncoder::add(const PageBatch& batch, std::vector<std::byte>& out) {
+  State& s = *state_;
+  VMSHADOW_ASSERT(s.open);
+  s.stats.captured_pages += batch.pages.size();
+  for (const PageRef& ref : batch.pages) {
+    VMSHADOW_ASSERT(ref.block.value < s.known.size());
+    std::vector<PageHash>& known = s.known[ref.block.value];
+    VMSHADOW_ASSERT(ref.page.value < known.size());
+    const PageKey key{ref.block, ref.page};
+    PageHash& state = known[ref.page.value];
+    if (ref.data == nullptr || is_zero_page(ref.data)) {
+      s.add_zero(key, state, out);
+    } else {
+      s.add_data(key, ref.data, state, out);
+    }
+  }
+}
+
+EncodeStats EpochEncoder::end(const EpochEnd& end, std::vector<std::byte>& out) {
+  State& s = *state_;
+  VMSHADOW_ASSERT(s.open && end.epoch == s.epoch);
+  VMSHADOW_ASSERT(!end.device_state.empty());
+  s.flush_group(out);
+  s.flush_zero_runs(out);
+  for (ByteSpan rest(end.device_state); !rest.empty();) {
+    const ByteSpan piece = rest.first(std::min(rest.size(), format::kDeviceStatePieceBytes));
+    s.append_record(out, RecordType::device_state,
+                    [&](std::vector<std::byte>& into) { format::append_bytes(into, piece); });
+    rest = rest.subspan(piece.size());
+  }
+
+  format::EpochSummary summary;
+  summary.record_count = s.sequence;
+  summary.full = s.full;
+  summary.chain = s.chain;
+  summary.cut_wall = end.cut_wall;
+  summary.captured_pages = s.stats.captured_pages;
+  summary.stored_pages = s.stats.zero_pages + s.stats.data_pages;
+  summary.zero_pages = s.stats.zero_pages;
+  summary.record_bytes = s.stats.record_bytes;
+  summary.device_bytes = end.device_state.size();
+  s.append_record(out, RecordType::epoch_end, [&](std::vector<std::byte>& into) {
+    format::append_epoch_end_body(into, summary);
+  });
+  s.open = false;
+  return s.stats;
+}
+
+void EpochEncoder::abandon() {
+  State& s = *state_;
+  s.open = false;
+  s.group_pages = 0;
+  s.zero_runs.clear();
+  s.known.clear();  // what the far side holds is no longer what we noted
+}
+
+}  // namespace vmshadow::delta

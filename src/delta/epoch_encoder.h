@@ -1,5 +1,5 @@
-// Turns an epoch's captured pages into records: drops unchanged pages, gathers zero pages into runs,
-// compresses the rest in groups. Pure: bytes in, bytes out. Used by one thread.
+// Turns an epoch's captured pages into records: drops unchanged pages, gathers zero pages into
+// runs, compresses the rest in groups. Pure: bytes in, bytes out. Used by one thread.
 //
 //   begin ─► add* ─► end        (each appends whole records to `out`, ready to ship in order)
 //

@@ -1,1 +1,101 @@
-// written next
+#include "delta/page_group_codec.h"
+
+#include <fmt/format.h>
+#include <lz4.h>
+
+#include <array>
+#include <cstring>
+
+#include "base/assert.h"
+#include "format/record.h"
+
+namespace vmshadow::delta {
+namespace {
+
+constexpr std::size_t kGroupBytesMax = format::kGroupPagesMax * kPageBytes;
+/// lz4's own default; a higher one trades ratio for speed.
+constexpr int kAcceleration = 1;
+
+// Blocks of at most 64 KiB let lz4 use 16-bit offsets in its table: a larger group would be slower.
+static_assert(kGroupBytesMax <= 64 * 1024);
+
+const char* chars(const std::byte* bytes) { return reinterpret_cast<const char*>(bytes); }
+char* chars(std::byte* bytes) { return reinterpret_cast<char*>(bytes); }
+
+tl::unexpected<Error> undecodable(const format::PageGroup& group) {
+  return fail(Errc::corrupt,
+              fmt::format("page_group's {} bytes of payload do not decode to its {} pages",
+                          group.payload.size(), group.page_count));
+}
+
+}  // namespace
+
+struct PageGroupEncoder::State {
+  alignas(64) std::array<std::byte, sizeof(LZ4_stream_t)> lz4;
+  // Large enough for any outcome: lz4 is faster when it need not watch the end of its output.
+  std::array<std::byte, LZ4_COMPRESSBOUND(kGroupBytesMax)> compressed;
+};
+
+PageGroupEncoder::PageGroupEncoder() : state_(std::make_unique<State>()) {
+  VMSHADOW_ASSERT(static_cast<std::size_t>(LZ4_sizeofState()) <= state_->lz4.size());
+}
+PageGroupEncoder::~PageGroupEncoder() = default;
+PageGroupEncoder::PageGroupEncoder(PageGroupEncoder&&) noexcept = default;
+
+void PageGroupEncoder::append_body(std::vector<std::byte>& out,
+                                   std::span<const format::PageKey> keys, const std::byte* pages) {
+  VMSHADOW_ASSERT(!keys.empty() && keys.size() <= format::kGroupPagesMax);
+  const ByteSpan raw(pages, keys.size() * kPageBytes);
+  const int written = LZ4_compress_fast_extState(
+      state_->lz4.data(), chars(raw.data()), chars(state_->compressed.data()),
+      static_cast<int>(raw.size()), static_cast<int>(state_->compressed.size()), kAcceleration);
+  VMSHADOW_ASSERT(written > 0);
+  const auto compressed_bytes = static_cast<std::size_t>(written);
+  const bool smaller = compressed_bytes < raw.size();
+  const ByteSpan payload = smaller ? ByteSpan(state_->compressed).first(compressed_bytes) : raw;
+
+  format::PageGroupHeadBytes head{};
+  head.page_count = static_cast<std::uint16_t>(keys.size());
+  head.codec = static_cast<std::uint8_t>(smaller ? format::Codec::lz4 : format::Codec::raw);
+  head.payload_bytes = static_cast<std::uint32_t>(payload.size());
+  format::append_struct(out, head);
+  for (const format::PageKey& key : keys) format::append_struct(out, le64(key.packed()));
+  format::append_bytes(out, payload);
+}
+
+Status decode_pages(const format::PageGroup& group, MutableByteSpan out) {
+  VMSHADOW_ASSERT(group.page_count <= format::kGroupPagesMax);
+  VMSHADOW_ASSERT(out.size() == group.page_count * kPageBytes);
+  if (group.codec == format::Codec::raw) {
+    if (group.payload.size() != out.size()) return undecodable(group);
+    std::memcpy(out.data(), group.payload.data(), out.size());
+    return {};
+  }
+  const int decoded =
+      LZ4_decompress_safe(chars(group.payload.data()), chars(out.data()),
+                          static_cast<int>(group.payload.size()), static_cast<int>(out.size()));
+  if (decoded < 0 || static_cast<std::size_t>(decoded) != out.size()) return undecodable(group);
+  return {};
+}
+
+Status decode_page(const format::PageGroup& group, std::size_t slot, MutableByteSpan out) {
+  VMSHADOW_ASSERT(group.page_count <= format::kGroupPagesMax && slot < group.page_count);
+  VMSHADOW_ASSERT(out.size() == kPageBytes);
+  if (group.codec == format::Codec::raw) {
+    if (group.payload.size() != group.page_count * kPageBytes) return undecodable(group);
+    std::memcpy(out.data(), group.payload.data() + slot * kPageBytes, kPageBytes);
+    return {};
+  }
+  // lz4 refers back up to 64 KiB, so the pages before this one must be decoded, those behind not.
+  std::array<std::byte, kGroupBytesMax> before;
+  const std::size_t needed = (slot + 1) * kPageBytes;
+  std::byte* const into = slot == 0 ? out.data() : before.data();
+  const int decoded = LZ4_decompress_safe_partial(
+      chars(group.payload.data()), chars(into), static_cast<int>(group.payload.size()),
+      static_cast<int>(needed), static_cast<int>(needed));
+  if (decoded < 0 || static_cast<std::size_t>(decoded) < needed) return undecodable(group);
+  if (slot != 0) std::memcpy(out.data(), before.data() + slot * kPageBytes, kPageBytes);
+  return {};
+}
+
+}  // namespace vmshadow::delta

@@ -38,8 +38,8 @@ Result<PageGroup> decode_page_group(ByteSpan body) {
   }
   if (head.reserved != 0) return malformed("page_group", "reserved byte is not 0");
   if (head.codec > static_cast<std::uint8_t>(Codec::lz4)) {
-    return fail(Errc::version, fmt::format("page_group codec {} is unknown to this program",
-                                           head.codec));
+    return fail(Errc::version,
+                fmt::format("page_group codec {} is unknown to this program", head.codec));
   }
   group.codec = static_cast<Codec>(head.codec);
   for (std::size_t i = 0; i < group.page_count; ++i) {
@@ -152,8 +152,8 @@ Result<MachineDescription> decode_machine(ByteSpan body) {
     RamBlock block;
     block.bytes = block_head.bytes.get();
     if (block_head.reserved.get() != 0 || block_head.name_bytes.get() == 0 ||
-        block_head.name_bytes.get() > kRamBlockNameBytesMax ||
-        block.bytes > kRamBlockBytesMax || block.bytes % kPageBytes != 0) {
+        block_head.name_bytes.get() > kRamBlockNameBytesMax || block.bytes > kRamBlockBytesMax ||
+        block.bytes % kPageBytes != 0) {
       return malformed("machine", fmt::format("RAM block {} is out of range", i));
     }
     if (!reader.read_bytes(block_head.name_bytes.get(), bytes)) {

@@ -14,8 +14,8 @@
 
 namespace vmshadow::format {
 
-/// Pages compressed together. 16 pages (64 KiB) is where lz4's ratio levels off while one page still
-/// costs only one small read and about 20 µs of decoding.
+/// Pages compressed together. 16 pages (64 KiB) is where lz4's ratio levels off while one page
+/// still costs only one small read and about 20 µs of decoding.
 inline constexpr std::size_t kGroupPagesMax = 16;
 /// Device state travels in pieces of at most this.
 inline constexpr std::size_t kDeviceStatePieceBytes = std::size_t{1} << 20;

@@ -23,9 +23,8 @@ std::vector<std::byte> encode_segment_head(const SegmentHead& head) {
   bytes.store = head.store;
   bytes.segment = head.segment.value;
   bytes.created_wall_ns = static_cast<std::uint64_t>(head.created_wall.ns);
-  bytes.head_checksum =
-      checksum64(std::as_bytes(std::span(&bytes, 1)).first(offsetof(SegmentHeadBytes,
-                                                                   head_checksum)));
+  bytes.head_checksum = checksum64(
+      std::as_bytes(std::span(&bytes, 1)).first(offsetof(SegmentHeadBytes, head_checksum)));
   std::vector<std::byte> out(kSegmentHeadBytes);
   std::memcpy(out.data(), &bytes, sizeof bytes);
   return out;
@@ -45,7 +44,8 @@ Result<SegmentHead> decode_segment_head(ByteSpan bytes) {
   if (raw.version.get() == 0 || raw.version.get() > kStoreVersion) {
     return fail(Errc::version,
                 fmt::format("segment of store version {}, this program knows up to {}; use a newer "
-                            "vmshadow", raw.version.get(), kStoreVersion));
+                            "vmshadow",
+                            raw.version.get(), kStoreVersion));
   }
   if (raw.reserved16.get() != 0 || raw.reserved32.get() != 0) {
     return fail(Errc::corrupt, "segment head's reserved bytes are not 0");

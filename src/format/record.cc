@@ -24,7 +24,8 @@ bool is_known(RecordType type) {
     case RecordType::pong:
     case RecordType::commit:
     case RecordType::grant:
-    case RecordType::pad: return true;
+    case RecordType::pad:
+      return true;
   }
   return false;
 }
@@ -82,8 +83,8 @@ Result<RecordPrefix> decode_prefix(ByteSpan bytes) {
   }
   const auto type = static_cast<RecordType>(raw.type.get());
   if (!is_known(type)) {
-    return fail(Errc::version, fmt::format("record type {:#05x} is unknown to this program",
-                                           raw.type.get()));
+    return fail(Errc::version,
+                fmt::format("record type {:#05x} is unknown to this program", raw.type.get()));
   }
   if (raw.body_bytes.get() > kRecordBodyBytesMax) {
     return fail(Errc::corrupt, fmt::format("record body of {} bytes is over the limit of {}",

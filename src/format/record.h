@@ -91,8 +91,8 @@ struct RecordPrefix {
   std::uint64_t prefix_checksum{};
 };
 
-/// Starts a record at the end of `out` by reserving its prefix; returns where. Append the body, then
-/// call finish_record().
+/// Starts a record at the end of `out` by reserving its prefix; returns where. Append the body,
+/// then call finish_record().
 [[nodiscard]] std::size_t begin_record(std::vector<std::byte>& out);
 /// Fills in the prefix reserved at `start`; the body is all that `out` holds behind it. Returns the
 /// prefix checksum (what an epoch's chain is made of).

@@ -91,9 +91,8 @@ Result<Hello> decode_hello(ByteSpan body) {
   hello.vm_name.assign(reinterpret_cast<const char*>(name.data()), name.size());
   if (hello.version_min == 0 || hello.version_min > hello.version_max) return malformed("hello");
   if (hello.page_bytes != kPageBytes) {
-    return fail(Errc::unsupported,
-                fmt::format("pages of {} bytes are not supported, only {}", hello.page_bytes,
-                            kPageBytes));
+    return fail(Errc::unsupported, fmt::format("pages of {} bytes are not supported, only {}",
+                                               hello.page_bytes, kPageBytes));
   }
   if (!is_valid_vm_name(hello.vm_name)) {
     return fail(Errc::invalid_argument, "the hello's VM name is not valid");
@@ -114,7 +113,8 @@ Result<Welcome> decode_welcome(ByteSpan body) {
   welcome.next_epoch = Epoch{bytes.next_epoch.get()};
   if (welcome.version < kWireVersionMin || welcome.version > kWireVersionMax) {
     return fail(Errc::version, fmt::format("the store chose protocol version {}, which was not "
-                                           "offered", welcome.version));
+                                           "offered",
+                                           welcome.version));
   }
   return welcome;
 }
@@ -151,11 +151,11 @@ Result<Refusal> decode_refusal(ByteSpan body) {
 Result<std::uint16_t> choose_version(const Hello& hello) {
   const std::uint16_t version = std::min(hello.version_max, kWireVersionMax);
   if (version < hello.version_min || version < kWireVersionMin) {
-    return fail(Errc::version,
-                fmt::format("no common protocol version: the sidecar speaks {} to {}, this store "
-                            "{} to {}; upgrade the older one",
-                            hello.version_min, hello.version_max, kWireVersionMin,
-                            kWireVersionMax));
+    return fail(
+        Errc::version,
+        fmt::format("no common protocol version: the sidecar speaks {} to {}, this store "
+                    "{} to {}; upgrade the older one",
+                    hello.version_min, hello.version_max, kWireVersionMin, kWireVersionMax));
   }
   return version;
 }

@@ -25,8 +25,8 @@ constexpr int kListenBacklog = 128;
 
 int poll_timeout_ms(Deadline deadline) {
   if (deadline == kNoDeadline) return -1;
-  const auto left = std::chrono::ceil<std::chrono::milliseconds>(
-      deadline - std::chrono::steady_clock::now());
+  const auto left =
+      std::chrono::ceil<std::chrono::milliseconds>(deadline - std::chrono::steady_clock::now());
   return static_cast<int>(std::clamp<std::int64_t>(left.count(), 0, 60'000));
 }
 
@@ -38,9 +38,8 @@ Result<sockaddr_un> unix_address(const std::string& path) {
   sockaddr_un address{};
   address.sun_family = AF_UNIX;
   if (path.empty() || path.size() >= sizeof address.sun_path) {
-    return fail(Errc::invalid_argument,
-                fmt::format("socket path '{}' must have 1 to {} characters", path,
-                            sizeof address.sun_path - 1));
+    return fail(Errc::invalid_argument, fmt::format("socket path '{}' must have 1 to {} characters",
+                                                    path, sizeof address.sun_path - 1));
   }
   std::memcpy(address.sun_path, path.c_str(), path.size() + 1);
   return address;
@@ -227,7 +226,8 @@ Result<std::optional<UniqueFd>> accept_connection(int listen_fd, int wake_fd, De
         return std::optional<UniqueFd>{std::move(fd)};
       }
       // The peer may be gone again, or we are out of descriptors for the moment.
-      if (errno == EMFILE || errno == ENFILE) ::poll(nullptr, 0, 100);
+      if (errno == EMFILE || errno == ENFILE)
+        ::poll(nullptr, 0, 100);
       else if (errno != EAGAIN && errno != ECONNABORTED && errno != EINTR) {
         return fail_errno(errno, "accepting a connection");
       }

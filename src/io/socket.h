@@ -1,8 +1,8 @@
 // Stream sockets: connect, listen, and whole reads and writes under a deadline.
 //
 // Every descriptor is non-blocking and close-on-exec; waiting is done with poll(2), so that a
-// deadline holds against a peer that sends one byte at a time. No thread-safety beyond the kernel's:
-// one reader and one writer per descriptor.
+// deadline holds against a peer that sends one byte at a time. No thread-safety beyond the
+// kernel's: one reader and one writer per descriptor.
 #pragma once
 
 #include <sys/uio.h>

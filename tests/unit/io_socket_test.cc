@@ -1,6 +1,6 @@
-#include "io/socket.h"
-
 #include <gtest/gtest.h>
+
+#include "io/socket.h"
 
 namespace vmshadow::io {
 namespace {

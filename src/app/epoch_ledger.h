@@ -1,0 +1,61 @@
+// Joins what capture says of an epoch (its pause) with what the store says of it (durable, lag),
+// and reports: a JSON line per committed epoch, a status line for people, a summary at the end.
+#pragma once
+
+#include <chrono>
+#include <cstdint>
+#include <cstdio>
+#include <map>
+#include <mutex>
+#include <optional>
+#include <vector>
+
+#include <vmshadow/page_source.h>
+#include <vmshadow/types.h>
+
+#include "ship/epoch_shipper.h"
+
+namespace vmshadow::app {
+
+/// How the sidecar tells what it does.
+enum class ReportStyle { quiet, terminal, json_lines };
+
+/// Safe from any thread: capture's and the shipper's both report here.
+class EpochLedger {
+ public:
+  /// Lines go to `out` (json_lines: one object a line; terminal: one line rewritten in place).
+  EpochLedger(ReportStyle style, std::FILE* out);
+
+  void taken(const EpochStats& stats);
+  void committed(const ship::CommittedEpoch& epoch);
+
+  struct Summary {
+    std::uint64_t epochs{};  ///< committed
+    std::optional<Epoch> first, last;
+    std::uint64_t captured_pages{}, data_pages{}, zero_pages{}, unchanged_pages{};
+    std::uint64_t raw_bytes{};                              ///< captured pages times the page size
+    std::uint64_t shipped_bytes{};                          ///< records
+    double pause_ms_p50{}, pause_ms_p99{}, pause_ms_max{};  ///< without the full pass
+    std::uint64_t pauses{};
+    double lag_ms_p50{}, lag_ms_p99{};  ///< peak lags, without the full pass
+    double commit_ms_p50{}, commit_ms_p99{};
+    double full_pass_ms{}, full_pass_pause_ms{};
+  };
+  [[nodiscard]] Summary summary() const;
+  /// Prints the summary in the ledger's style. `lag` is the lag at the end.
+  void print_summary(std::optional<std::chrono::microseconds> lag) const;
+
+ private:
+  void report(const EpochStats& stats, const ship::CommittedEpoch& epoch);
+
+  const ReportStyle style_;
+  std::FILE* const out_;
+  mutable std::mutex mutex_;
+  std::map<Epoch, EpochStats> taken_;            // not yet committed
+  std::map<Epoch, ship::CommittedEpoch> early_;  // committed before capture had its pause
+  Summary totals_;
+  std::vector<double> pause_ms_, lag_ms_, commit_ms_;
+  std::chrono::steady_clock::time_point last_line_{};
+};
+
+}  // namespace vmshadow::app

@@ -1,0 +1,40 @@
+// One VM's protection: monitor, source, shipper, and the loop that takes epochs at a cadence.
+#pragma once
+
+#include <chrono>
+#include <cstdint>
+#include <optional>
+#include <string>
+
+#include <vmshadow/result.h>
+
+#include "app/epoch_ledger.h"
+#include "app/stop_signal.h"
+#include "capture/worker_guard.h"
+#include "io/socket.h"
+
+namespace vmshadow::app {
+
+struct SidecarOptions {
+  std::string vm_name;
+  std::string qmp_path;
+  io::TcpAddress store;
+  std::chrono::milliseconds interval{200};
+  /// Stop, in order, after this many epochs beside the full pass; nullopt: until told.
+  std::optional<std::uint64_t> epochs;
+  ReportStyle report = ReportStyle::quiet;
+  std::FILE* report_to = stdout;
+};
+
+/// Exit codes of vmshadow-sidecar.
+inline constexpr int kExitOk = 0;
+inline constexpr int kExitFailed = 1;
+inline constexpr int kExitUsage = 2;
+inline constexpr int kExitVmGone = 3;
+
+/// Protects the VM until `stop`, the number of epochs is reached, or an error. Whatever happens the
+/// VM is released before it returns. Errors go to stderr, one sentence each.
+[[nodiscard]] int run_sidecar(const SidecarOptions& options, const StopSignal& stop,
+                              capture::GuardFlags& flags);
+
+}  // namespace vmshadow::app

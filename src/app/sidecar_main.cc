@@ -1,0 +1,87 @@
+// vmshadow-sidecar: protects one VM. Options to SidecarOptions, nothing else.
+#include <CLI/CLI.hpp>
+#include <unistd.h>
+
+#include "app/logging.h"
+#include "app/sidecar.h"
+#include "capture/worker_guard.h"
+
+namespace {
+
+using namespace vmshadow;  // NOLINT(google-build-using-namespace): a main, not a header
+
+constexpr const char* kHelp =
+    R"(Protects one running VM: takes consistent epochs (changed RAM and device state) through the VM's
+QMP monitor and ships them to a vmshadow-store. The VM's QEMU needs nothing special but a monitor
+for us alone, for example:
+
+  qemu-system-x86_64 ... -qmp unix:/run/vm1.qmp,server=on,wait=off
+  vmshadow-sidecar --vm vm1 --qmp /run/vm1.qmp --store 192.0.2.7:7410
+
+Stop it with SIGINT or SIGTERM: the VM is released and runs on. Without output commit a failover may
+lose what the guest did since the newest committed epoch: that is the lag shown.
+
+Exit codes: 0 stopped in order, 1 failed (the VM runs on), 2 usage, 3 the VM is gone.)";
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  app::SidecarOptions options;
+  std::string store;
+  std::uint64_t interval_ms = 200;
+  std::uint64_t epochs = 0;
+  bool json = false;
+  bool quiet = false;
+  bool verbose = false;
+
+  CLI::App cli{kHelp, "vmshadow-sidecar"};
+  cli.set_version_flag("--version", VMSHADOW_VERSION);
+  cli.add_option("--vm", options.vm_name, "the VM's name in the store")->required();
+  cli.add_option("--qmp", options.qmp_path, "unix socket of a QMP monitor of this VM")->required();
+  cli.add_option("--store", store, "the store's HOST:PORT")->required();
+  cli.add_option("--interval-ms", interval_ms, "time between epochs, in milliseconds")
+      ->capture_default_str()
+      ->check(CLI::Range(std::uint64_t{1}, std::uint64_t{86'400'000}));
+  auto* epochs_option = cli.add_option("--epochs", epochs, "stop after this many epochs");
+  cli.add_flag("--json", json, "one JSON object a line on stdout: attached, epoch, summary");
+  cli.add_flag("--quiet", quiet, "no status line and no summary");
+  cli.add_flag("--verbose", verbose, "log more");
+  try {
+    cli.parse(argc, argv);
+  } catch (const CLI::ParseError& error) {
+    const int code = cli.exit(error);
+    return code == 0 ? app::kExitOk : app::kExitUsage;
+  }
+  if (!is_valid_vm_name(options.vm_name)) {
+    std::fprintf(stderr,
+                 "vmshadow-sidecar: '%s' is not a VM name: use 1 to %zu of letters, digits, '.', "
+                 "'_', '-'\n",
+                 options.vm_name.c_str(), kVmNameBytesMax);
+    return app::kExitUsage;
+  }
+  const auto address = io::parse_tcp_address(store);
+  if (!address) {
+    std::fprintf(stderr, "vmshadow-sidecar: --store: %s\n", address.error().message.c_str());
+    return app::kExitUsage;
+  }
+  options.store = *address;
+  options.interval = std::chrono::milliseconds{interval_ms};
+  if (*epochs_option) options.epochs = epochs;
+  if (json) {
+    options.report = app::ReportStyle::json_lines;
+  } else if (!quiet) {
+    options.report =
+        ::isatty(STDERR_FILENO) != 0 ? app::ReportStyle::terminal : app::ReportStyle::quiet;
+    options.report_to = stderr;
+  }
+
+  return capture::run_guarded(options.qmp_path, [&](capture::GuardFlags& flags) {
+    app::set_up_logging("vmshadow-sidecar", verbose);
+    const auto stop = app::StopSignal::create();
+    if (!stop) {
+      std::fprintf(stderr, "vmshadow-sidecar: %s\n", stop.error().message.c_str());
+      return app::kExitFailed;
+    }
+    return app::run_sidecar(options, *stop, flags);
+  });
+}

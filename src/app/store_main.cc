@@ -1,0 +1,105 @@
+// vmshadow-store: keeps the shadows of many VMs. Options, store, receiver, signals; nothing else.
+#include <CLI/CLI.hpp>
+#include <fmt/format.h>
+
+#include <algorithm>
+
+#include "app/logging.h"
+#include "app/stop_signal.h"
+#include "io/append_file.h"
+#include "ship/receiver.h"
+#include "store/store.h"
+
+namespace {
+
+using namespace vmshadow;  // NOLINT(google-build-using-namespace): a main, not a header
+
+constexpr int kExitFailed = 1;
+constexpr int kExitUsage = 2;
+
+constexpr const char* kHelp =
+    R"(Receives the epochs of VMs from their sidecars and keeps them in a journal, durably, before it
+acknowledges them. shadow-replay reads the same directory, also while this program runs.
+
+  vmshadow-store --dir /var/lib/vmshadow --listen 192.0.2.7:7410
+
+The stream is the VMs' memory and is not encrypted yet: listen on a network you trust. Stop it with
+SIGINT or SIGTERM; what was acknowledged survives a crash of the program and of the machine.
+
+Exit codes: 0 stopped in order, 1 failed, 2 usage.)";
+
+struct StoreProgram {
+  std::string directory;
+  io::TcpAddress listen;
+  io::FileBackend backend{};
+  bool announce_port{};
+
+  [[nodiscard]] Status run(const app::StopSignal& stop) const;
+};
+
+void report_recovery(const store::Store& opened, const std::string& directory) {
+  if (const auto& tail = opened.torn_tail()) {
+    spdlog::info("{}: cut off a torn tail of {} bytes: {}", directory, tail->bytes, tail->what);
+  }
+  for (const store::Damage& damage : opened.damage()) {
+    spdlog::error("{}: damaged: {}", directory, damage.text());
+  }
+}
+
+Status StoreProgram::run(const app::StopSignal& stop) const {
+  VMSHADOW_ASSIGN(auto files, io::make_file_system(backend));
+  VMSHADOW_ASSIGN(const auto opened,
+                  store::Store::open(directory, system_clock(), std::move(files)));
+  report_recovery(*opened, directory);
+  VMSHADOW_ASSIGN(const auto receiver, ship::Receiver::listen(listen, *opened));
+  spdlog::info("store {} listens on {}", directory,
+               io::TcpAddress{listen.host, receiver->port()}.text());
+  if (announce_port) {
+    fmt::print("{}\n", receiver->port());
+    std::fflush(stdout);
+  }
+  return receiver->serve(stop.fd());
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  StoreProgram program;
+  std::string listen = "127.0.0.1:7410";
+  bool no_uring = false;
+  bool verbose = false;
+
+  CLI::App cli{kHelp, "vmshadow-store"};
+  cli.set_version_flag("--version", VMSHADOW_VERSION);
+  cli.add_option("--dir", program.directory, "the store's directory; made if it does not exist")
+      ->required();
+  cli.add_option("--listen", listen, "HOST:PORT to listen on; port 0 picks one")
+      ->capture_default_str();
+  cli.add_flag("--print-port", program.announce_port, "print the port on stdout once listening");
+  cli.add_flag("--no-io-uring", no_uring, "write with plain system calls");
+  cli.add_flag("--verbose", verbose, "log more");
+  try {
+    cli.parse(argc, argv);
+  } catch (const CLI::ParseError& error) {
+    return cli.exit(error) == 0 ? 0 : kExitUsage;
+  }
+  const auto address = io::parse_tcp_address(listen);
+  if (!address) {
+    fmt::print(stderr, "vmshadow-store: --listen: {}\n", address.error().message);
+    return kExitUsage;
+  }
+  program.listen = *address;
+  program.backend = no_uring ? io::FileBackend::syscalls : io::FileBackend::automatic;
+
+  app::set_up_logging("vmshadow-store", verbose);
+  const auto stop = app::StopSignal::create();
+  if (!stop) {
+    fmt::print(stderr, "vmshadow-store: {}\n", stop.error().message);
+    return kExitFailed;
+  }
+  if (const auto status = program.run(*stop); !status) {
+    fmt::print(stderr, "vmshadow-store: {}\n", status.error().message);
+    return kExitFailed;
+  }
+  return 0;
+}

@@ -1,0 +1,74 @@
+#include "capture/colo_probe.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+
+#include "qmp/commands.h"
+
+namespace vmshadow::capture {
+
+Status check_colo_version(const qmp::QemuVersion& version) {
+  const auto number = std::tuple(version.major, version.minor, version.micro);
+  if (number < std::tuple(5, 0, 0)) {
+    return fail(Errc::unsupported, fmt::format("QEMU {} is too old for COLO epochs; 5.0 or newer "
+                                               "is needed (7.2 is tested)",
+                                               version.text()));
+  }
+  // In these the migration completes and the VM stays paused.
+  if ((number >= std::tuple(10, 0, 0) && number <= std::tuple(10, 0, 6)) ||
+      (version.major == 10 && version.minor == 1)) {
+    return fail(Errc::unsupported,
+                fmt::format("QEMU {} has a broken COLO that would leave the VM paused; use 10.0.7 "
+                            "or newer of the 10.0 series, or another series",
+                            version.text()));
+  }
+  return {};
+}
+
+Status probe_colo(qmp::Session& session) {
+  VMSHADOW_TRY(check_colo_version(session.version()));
+
+  VMSHADOW_ASSIGN(const auto commands, qmp::query_commands(session));
+  if (std::find(commands.begin(), commands.end(), "x-colo-lost-heartbeat") == commands.end()) {
+    return fail(Errc::unsupported,
+                fmt::format("QEMU {} was built without COLO (no x-colo-lost-heartbeat): a build "
+                            "with replication support is needed",
+                            session.version().text()));
+  }
+  VMSHADOW_ASSIGN(const auto capabilities, qmp::query_migrate_capabilities(session));
+  if (!capabilities.contains("x-colo")) {
+    return fail(Errc::unsupported, fmt::format("QEMU {} does not offer the migration capability "
+                                               "x-colo",
+                                               session.version().text()));
+  }
+
+  VMSHADOW_ASSIGN(const auto obstacles, qmp::find_obstacles(session));
+  if (!obstacles.empty()) {
+    std::string text;
+    for (const auto& obstacle : obstacles) {
+      text +=
+          fmt::format("{}'{}' ({})", text.empty() ? "" : ", ", obstacle.device, obstacle.reason);
+    }
+    return fail(Errc::unsupported,
+                fmt::format("this VM has devices whose state cannot be captured: {}; remove them "
+                            "to protect it",
+                            text));
+  }
+
+  VMSHADOW_ASSIGN(const auto migration, qmp::query_migrate(session));
+  if (migration.active()) {
+    return fail(Errc::in_use, fmt::format("a migration of this VM is under way (status {}); try "
+                                          "again when it is over",
+                                          migration.status));
+  }
+  VMSHADOW_ASSIGN(const auto run_state, qmp::query_status(session));
+  if (!run_state.running) {
+    return fail(
+        Errc::invalid_argument,
+        fmt::format("the VM is not running (status {}); start or resume it first", run_state.text));
+  }
+  return {};
+}
+
+}  // namespace vmshadow::capture

@@ -1,0 +1,19 @@
+// Can this QEMU, now, be captured through COLO? Asked before anything is touched.
+#pragma once
+
+#include <vmshadow/result.h>
+
+#include "qmp/session.h"
+
+namespace vmshadow::capture {
+
+/// Errc::unsupported with the reason and the remedy if this QEMU's COLO is absent or broken.
+/// Separate from probe_colo() because it needs no monitor.
+[[nodiscard]] Status check_colo_version(const qmp::QemuVersion& version);
+
+/// Refuses, by name: a QEMU whose COLO is absent or broken, a device that a RAM and device-state
+/// stream does not capture, a VM that is not running, a migration of somebody else's
+/// (Errc::in_use). Touches nothing.
+[[nodiscard]] Status probe_colo(qmp::Session& session);
+
+}  // namespace vmshadow::capture

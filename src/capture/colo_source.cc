@@ -1,0 +1,338 @@
+#include "capture/colo_source.h"
+
+#include <fmt/format.h>
+#include <nlohmann/json.hpp>
+#include <spdlog/spdlog.h>
+#include <stdlib.h>
+#include <unistd.h>
+
+#include <thread>
+#include <utility>
+
+#include "base/assert.h"
+#include "capture/colo_probe.h"
+#include "capture/machine_recorder.h"
+#include "capture/release_vm.h"
+#include "qmp/commands.h"
+
+namespace vmshadow::capture {
+namespace {
+
+using Event = MigrationStream::Event;
+using std::chrono::microseconds;
+using std::chrono::milliseconds;
+
+// The largest delay QEMU takes (uint32 milliseconds, 49 days): the cadence is ours.
+constexpr std::uint64_t kCheckpointDelayMs = 4294967295;
+// "As fast as it goes", in bytes per second; QEMU rejects values near 2^64.
+constexpr std::uint64_t kBandwidthUnlimited = std::uint64_t{1} << 50;
+// The first pass ends when what is left can be sent within this.
+constexpr std::uint64_t kDowntimeLimitMs = 50;
+constexpr const char* kSocketName = "vmshadow";
+constexpr milliseconds kResumePatience{200};
+constexpr milliseconds kRequestRetry{500};
+
+// Capabilities that would change the stream or the protocol; switched off where QEMU knows them.
+constexpr const char* kCapabilitiesOff[] = {
+    "return-path",
+    "multifd",
+    "xbzrle",
+    "compress",
+    "postcopy-ram",
+    "x-ignore-shared",
+    "auto-converge",
+    "background-snapshot",
+    "rdma-pin-all",
+    "zero-blocks",
+    "release-ram",
+    "block",
+    "mapped-ram",
+    "switchover-ack",
+    "dirty-limit",
+    "dirty-bitmaps",
+    "postcopy-blocktime",
+    "postcopy-preempt",
+    "pause-before-switchover",
+    "zero-copy-send",
+};
+
+microseconds micros(std::chrono::nanoseconds d) {
+  return std::chrono::duration_cast<microseconds>(d);
+}
+
+}  // namespace
+
+ColoSource::ColoSource(qmp::Session& session, const VmEvents& events, const Clock& clock,
+                       ColoOptions options)
+    : session_(session), events_(events), clock_(clock), options_(options) {}
+
+ColoSource::~ColoSource() {
+  if (auto left = detach(); !left) spdlog::error("leaving the VM: {}", left.error().message);
+}
+
+Result<EpochStats> ColoSource::attach(PageSink& sink, Epoch first) {
+  VMSHADOW_ASSERT(state_ == State::detached);
+  VMSHADOW_TRY(probe_colo(session_));
+  MachineDescription machine;
+  VMSHADOW_ASSIGN(machine.json, record_machine(session_));
+
+  sink_ = &sink;
+  next_epoch_ = first;
+  const std::uint64_t stops_before = events_.stops();
+  const MonotonicTime start = clock_.monotonic();
+  VMSHADOW_TRY(configure());
+  VMSHADOW_TRY(start_migration());
+  VMSHADOW_TRY(read_initial(sink, first, machine));
+
+  // The VM stands still since RAM's last pass (its STOP is the cut); READY lets it run.
+  EpochStats stats;
+  stats.epoch = first;
+  stats.ram = micros(clock_.monotonic() - start);
+  VMSHADOW_TRY(drain_->stream().end_initial());
+  WallTime cut_wall = clock_.wall();
+  MonotonicTime cut = clock_.monotonic();
+  if (const auto stop = events_.last_stop(); stop && events_.stops() > stops_before) {
+    const auto ago = std::chrono::nanoseconds{cut_wall.ns} - *stop;
+    cut_wall.ns -= ago.count();
+    cut = cut + -ago;
+  }
+  EpochEnd end{first, cut_wall, cut, drain_->stream().take_device_state()};
+  VMSHADOW_TRY(drain_->send({ColoMessage::checkpoint_ready}));
+  stats.device_bytes = end.device_state.size();
+  sink.end_epoch(std::move(end));
+
+  stats.pages = drain_->stream().pages_seen();
+  stats.zero_pages = drain_->stream().zero_pages_seen();
+  stats.stream_bytes = drain_->bytes_read();
+  finish_stats(stats, stops_before);
+  next_epoch_ = first.next();
+  state_ = State::ready;
+  return stats;
+}
+
+Status ColoSource::configure() {
+  VMSHADOW_ASSIGN(const auto known, qmp::query_migrate_capabilities(session_));
+  std::map<std::string, bool> wanted{{"x-colo", true}, {"events", true}};
+  for (const char* name : kCapabilitiesOff) {
+    if (const auto it = known.find(name); it != known.end() && it->second) wanted[name] = false;
+  }
+  VMSHADOW_ASSIGN(const qmp::Json parameters, qmp::query_migrate_parameters(session_));
+  qmp::Json before = qmp::Json::object();
+  for (const char* name : {"max-bandwidth", "x-checkpoint-delay", "downtime-limit"}) {
+    if (const auto it = parameters.find(name); it != parameters.end()) before[name] = *it;
+  }
+  // From here on detach() has something to put back.
+  state_ = State::initial;
+  for (const auto& [name, unused] : wanted) capabilities_before_[name] = known.at(name);
+  parameters_before_ = before.dump();
+
+  if (auto set = qmp::migrate_set_capabilities(session_, wanted); !set) {
+    return fail(std::move(set).error().with_context("switching QEMU's COLO on"));
+  }
+  return qmp::migrate_set_parameters(session_, {{"max-bandwidth", kBandwidthUnlimited},
+                                                {"x-checkpoint-delay", kCheckpointDelayMs},
+                                                {"downtime-limit", kDowntimeLimitMs}});
+}
+
+// Prefers a socket pair of ours (the buffers are ours to choose); a monitor that cannot take
+// descriptors gets a path to connect to.
+Status ColoSource::start_migration() {
+  VMSHADOW_ASSIGN(auto pair, io::socket_pair());
+  io::set_socket_buffers(pair.first.get(), options_.socket_buffer_bytes);
+  io::set_socket_buffers(pair.second.get(), options_.socket_buffer_bytes);
+  UniqueFd ours = std::move(pair.first);
+  if (auto passed = qmp::getfd(session_, kSocketName, pair.second.get()); passed) {
+    pair.second.reset();
+    migrating_ = true;
+    VMSHADOW_TRY(qmp::migrate(session_, fmt::format("fd:{}", kSocketName)));
+  } else {
+    spdlog::info("this monitor takes no descriptors ({}); using a socket path instead",
+                 passed.error().message);
+    char directory[] = "/tmp/vmshadow-XXXXXX";
+    if (::mkdtemp(directory) == nullptr) return fail_errno(errno, "making a socket directory");
+    const std::string path = fmt::format("{}/stream", directory);
+    auto connected = [&]() -> Result<UniqueFd> {
+      VMSHADOW_ASSIGN(const UniqueFd listener, io::listen_unix(path));
+      migrating_ = true;
+      VMSHADOW_TRY(qmp::migrate(session_, "unix:" + path));
+      VMSHADOW_ASSIGN(
+          auto peer, io::accept_connection(listener.get(), -1, io::deadline_after(options_.stall)));
+      if (!peer) return fail(Errc::timed_out, "QEMU did not connect its migration stream");
+      return std::move(*peer);
+    }();
+    ::unlink(path.c_str());
+    ::rmdir(directory);
+    VMSHADOW_ASSIGN(ours, std::move(connected));
+    io::set_socket_buffers(ours.get(), options_.socket_buffer_bytes);
+  }
+  drain_ = std::make_unique<EpochDrain>(std::move(ours), *sink_);
+  return {};
+}
+
+Status ColoSource::read_initial(PageSink& sink, Epoch first, MachineDescription& machine) {
+  VMSHADOW_TRY(expect(Event::layout));
+  machine.configuration = drain_->stream().configuration();
+  machine.layout = drain_->stream().layout();
+  sink.begin_epoch({first, true, &machine});
+
+  // While the guest runs, a full sink may slow QEMU down; once it stands still, nothing may.
+  const auto guest_runs = [this] { return !events_.is_stopped(); };
+  VMSHADOW_ASSIGN(const Event event, drain_->next(options_.stall, guest_runs));
+  if (event != Event::device_tail) return fail(Errc::protocol, "QEMU's first pass has no end");
+  return wait_for_colo();
+}
+
+// QEMU flushes the device tail before it says `colo`; so once it does, all of it has arrived.
+Status ColoSource::wait_for_colo() {
+  const auto deadline = io::deadline_after(options_.stall);
+  for (;;) {
+    VMSHADOW_TRY(drain_->take_arrived());
+    VMSHADOW_ASSIGN(const qmp::MigrationInfo info, qmp::query_migrate(session_));
+    if (info.status == "colo") return drain_->take_arrived();
+    if (!info.active()) {
+      return fail(
+          Errc::protocol,
+          fmt::format("QEMU ended the migration with status {} instead of entering COLO{}{}",
+                      info.status, info.error.empty() ? "" : ": ", info.error));
+    }
+    if (io::Deadline::clock::now() >= deadline) {
+      return fail(Errc::timed_out, fmt::format("QEMU did not enter COLO (status {})", info.status));
+    }
+    std::this_thread::sleep_for(milliseconds{1});
+  }
+}
+
+Status ColoSource::expect(Event wanted) {
+  VMSHADOW_ASSIGN(const Event event, drain_->next(options_.stall));
+  if (event != wanted) return fail(Errc::protocol, "QEMU's checkpoint is out of order");
+  return {};
+}
+
+Status ColoSource::request_checkpoint() {
+  return qmp::migrate_set_parameters(session_, {{"x-checkpoint-delay", kCheckpointDelayMs}});
+}
+
+// A request made while QEMU finishes the checkpoint before is lost: ask again.
+Status ColoSource::wait_for_request() {
+  if (request_pending_) return {};
+  const auto deadline = io::deadline_after(options_.request);
+  for (;;) {
+    VMSHADOW_TRY(request_checkpoint());
+    auto event = drain_->next(kRequestRetry);
+    if (event) {
+      if (*event != Event::request) return fail(Errc::protocol, "QEMU's checkpoint out of order");
+      request_pending_ = true;
+      return {};
+    }
+    if (event.error().code != Errc::timed_out) return fail(std::move(event).error());
+    if (io::Deadline::clock::now() >= deadline) {
+      return fail(Errc::timed_out, "QEMU does not begin a checkpoint though asked to");
+    }
+  }
+}
+
+// QEMU aborts if it is told to stop a VM that is panicked or in an I/O error, and resumes one that
+// was suspended: so only a running VM is ever stopped. Withholding REPLY harms nobody.
+Status ColoSource::pass_gate() {
+  VMSHADOW_ASSIGN(const qmp::RunState run_state, qmp::query_status(session_));
+  if (run_state.running) return {};
+  return fail(Errc::cancelled,
+              fmt::format("the VM is not running (status {}); no epoch taken", run_state.text));
+}
+
+Result<EpochStats> ColoSource::take_epoch() { return take_epoch_holding({}); }
+
+Result<EpochStats> ColoSource::take_epoch_holding(const std::function<Status()>& at_cut) {
+  VMSHADOW_ASSERT(state_ == State::ready);
+  VMSHADOW_TRY([&]() -> Status {
+    auto status = wait_for_request();
+    if (!status) state_ = State::broken;
+    return status;
+  }());
+  VMSHADOW_TRY(pass_gate());
+  auto stats = run_checkpoint(at_cut);
+  if (!stats) {
+    state_ = State::broken;
+    sink_->abandon_epoch();
+  }
+  return stats;
+}
+
+Result<EpochStats> ColoSource::run_checkpoint(const std::function<Status()>& at_cut) {
+  EpochStats stats;
+  stats.epoch = next_epoch_;
+  MigrationStream& stream = drain_->stream();
+  const std::uint64_t pages_before = stream.pages_seen();
+  const std::uint64_t zero_before = stream.zero_pages_seen();
+  const std::uint64_t bytes_before = drain_->bytes_read();
+  const std::uint64_t stops_before = events_.stops();
+  const bool hold = !options_.early_acknowledge || at_cut;
+
+  sink_->begin_epoch({next_epoch_, false, nullptr});
+  request_pending_ = false;
+  // The cut lies between REPLY and VMSTATE_SEND; counting from REPLY can only overstate the lag.
+  const WallTime cut_wall = clock_.wall();
+  const MonotonicTime replied = clock_.monotonic();
+  VMSHADOW_TRY(drain_->send({ColoMessage::checkpoint_reply}));
+  VMSHADOW_TRY(expect(Event::cut));
+  if (!hold) {
+    VMSHADOW_TRY(drain_->send({ColoMessage::vmstate_received, ColoMessage::vmstate_loaded}));
+  }
+  const MonotonicTime cut = clock_.monotonic();
+  VMSHADOW_TRY(expect(Event::ram_done));
+  const MonotonicTime ram_done = clock_.monotonic();
+  VMSHADOW_TRY(expect(Event::device_done));
+  const MonotonicTime device_done = clock_.monotonic();
+
+  EpochEnd end{next_epoch_, cut_wall, replied, stream.take_device_state()};
+  stats.device_bytes = end.device_state.size();
+  sink_->end_epoch(std::move(end));
+  if (at_cut) VMSHADOW_TRY(at_cut());
+  if (hold) {
+    VMSHADOW_TRY(drain_->send({ColoMessage::vmstate_received, ColoMessage::vmstate_loaded}));
+  }
+  next_epoch_ = next_epoch_.next();
+
+  stats.pages = stream.pages_seen() - pages_before;
+  stats.zero_pages = stream.zero_pages_seen() - zero_before;
+  stats.stream_bytes = drain_->bytes_read() - bytes_before;
+  stats.stop = micros(cut - replied);
+  stats.ram = micros(ram_done - cut);
+  stats.device = micros(device_done - ram_done);
+  finish_stats(stats, stops_before);
+  return stats;
+}
+
+// The VM's RESUME follows within QEMU's last step; the next request must not come before it.
+void ColoSource::finish_stats(EpochStats& stats, std::uint64_t stops_before) {
+  stats.pause = events_.wait_for_pause(stops_before, kResumePatience);
+  if (!stats.pause) {
+    spdlog::warn("epoch {}: no STOP and RESUME from the monitor; its pause is not known",
+                 stats.epoch.value);
+  }
+}
+
+Status ColoSource::detach() {
+  if (state_ == State::detached) return {};
+  state_ = State::detached;
+  request_pending_ = false;
+  // First the socket: a QEMU that is stuck sending to us is free again, and so is its monitor.
+  drain_.reset();
+  Status left;
+  if (std::exchange(migrating_, false)) left = release_vm(session_);
+  Status restored = restore_settings();
+  return left ? restored : left;
+}
+
+Status ColoSource::restore_settings() {
+  if (!capabilities_before_.empty()) {
+    VMSHADOW_TRY(qmp::migrate_set_capabilities(session_, std::exchange(capabilities_before_, {})));
+  }
+  if (!parameters_before_.empty()) {
+    const auto before = qmp::Json::parse(std::exchange(parameters_before_, {}), nullptr, false);
+    VMSHADOW_TRY(qmp::migrate_set_parameters(session_, before));
+  }
+  return {};
+}
+
+}  // namespace vmshadow::capture

@@ -1,0 +1,92 @@
+// Epochs from an unmodified QEMU through its COLO checkpoints: we speak the secondary's half.
+//
+//   detached ─attach()─► initial ─(QEMU in colo, READY)─► ready ─take_epoch()─► ready …
+//       ▲                   │                               │
+//       └──── detach() ◄────┴──── any error ────────────────┘
+//
+// One checkpoint (Q is QEMU, time goes down):
+//
+//   us ─ migrate-set-parameters x-checkpoint-delay ─► Q     asks for a checkpoint
+//   Q  ─ REQUEST ─► us                                      the VM still runs
+//   us ─ query-status ─► Q                                  the gate: reply only to a running VM,
+//   us ─ REPLY ─► Q                                         QEMU would abort or undo a suspend
+//   Q  ─ VMSTATE_SEND ─► us                                 the VM stands still: the cut
+//   us ─ RECEIVED, LOADED ─► Q                              early: QEMU reads them after its sends
+//   Q  ─ dirty RAM, 00, VMSTATE_SIZE, devices ─► us         then QEMU resumes the VM
+//
+// All calls come from one thread. Events must be fed to the VmEvents given at construction.
+#pragma once
+
+#include <chrono>
+#include <functional>
+#include <map>
+#include <memory>
+#include <string>
+
+#include <vmshadow/clock.h>
+#include <vmshadow/page_source.h>
+
+#include "capture/epoch_drain.h"
+#include "capture/vm_events.h"
+#include "qmp/session.h"
+
+namespace vmshadow::capture {
+
+struct ColoOptions {
+  /// Longest silence of QEMU's while it should be sending.
+  std::chrono::milliseconds stall{5000};
+  /// Longest wait for a running VM's REQUEST after we asked for a checkpoint.
+  std::chrono::milliseconds request{10000};
+  /// Asked of the kernel for the stream's socket: lets QEMU finish its sends, and so resume the VM,
+  /// while we are descheduled.
+  int socket_buffer_bytes = 64 << 20;
+  /// When to acknowledge: at the cut (QEMU resumes as soon as its own writes are done), or only
+  /// when everything was read.
+  bool early_acknowledge = true;
+};
+
+class ColoSource final : public PageSource {
+ public:
+  /// All outlive the source. `session`'s events go to `events`.
+  ColoSource(qmp::Session& session, const VmEvents& events, const Clock& clock,
+             ColoOptions options = {});
+  ~ColoSource() override;
+
+  [[nodiscard]] Result<EpochStats> attach(PageSink& sink, Epoch first) override;
+  [[nodiscard]] Result<EpochStats> take_epoch() override;
+  [[nodiscard]] Status detach() override;
+
+  /// take_epoch(), and calls `at_cut` when the epoch is complete in the sink while the VM still
+  /// stands still; it resumes after the call. (A planned failover, output commit, an exact check.)
+  [[nodiscard]] Result<EpochStats> take_epoch_holding(const std::function<Status()>& at_cut);
+
+ private:
+  enum class State { detached, initial, ready, broken };
+
+  [[nodiscard]] Status configure();
+  [[nodiscard]] Status start_migration();
+  [[nodiscard]] Status read_initial(PageSink& sink, Epoch first, MachineDescription& machine);
+  [[nodiscard]] Status wait_for_colo();
+  [[nodiscard]] Status wait_for_request();
+  [[nodiscard]] Status request_checkpoint();
+  [[nodiscard]] Status pass_gate();
+  [[nodiscard]] Result<EpochStats> run_checkpoint(const std::function<Status()>& at_cut);
+  [[nodiscard]] Status expect(MigrationStream::Event event);
+  [[nodiscard]] Status restore_settings();
+  void finish_stats(EpochStats& stats, std::uint64_t stops_before);
+
+  qmp::Session& session_;
+  const VmEvents& events_;
+  const Clock& clock_;
+  const ColoOptions options_;
+  State state_ = State::detached;
+  PageSink* sink_ = nullptr;
+  std::unique_ptr<EpochDrain> drain_;
+  Epoch next_epoch_{};
+  bool request_pending_ = false;  // QEMU has sent a REQUEST that we have not answered
+  bool migrating_ = false;        // `migrate` was issued and must be undone
+  std::map<std::string, bool> capabilities_before_;
+  std::string parameters_before_;  // JSON text of the ones we change
+};
+
+}  // namespace vmshadow::capture

@@ -1,0 +1,71 @@
+#include "capture/release_vm.h"
+
+#include <fmt/format.h>
+#include <spdlog/spdlog.h>
+
+#include <chrono>
+#include <thread>
+
+#include "io/socket.h"
+#include "qmp/commands.h"
+
+namespace vmshadow::capture {
+namespace {
+
+using std::chrono::milliseconds;
+
+constexpr milliseconds kPatience{5000};
+constexpr milliseconds kPollInterval{2};
+
+Status end_migration(qmp::Session& session, io::Deadline deadline) {
+  bool cancelled = false;
+  for (;;) {
+    VMSHADOW_ASSIGN(const qmp::MigrationInfo info, qmp::query_migrate(session));
+    if (!info.active()) return {};
+    // Either command may find that QEMU has just moved on by itself: the status decides. Never
+    // migrate_cancel in COLO: newer QEMUs do not survive it.
+    Status told;
+    if (info.status == "colo") {
+      told = qmp::colo_lost_heartbeat(session);
+    } else if (!cancelled) {
+      told = qmp::migrate_cancel(session);
+      cancelled = true;
+    }
+    if (!told) spdlog::debug("ending the migration: {}", told.error().message);
+    if (io::Deadline::clock::now() >= deadline) {
+      return fail(Errc::timed_out,
+                  fmt::format("QEMU's migration does not end (status {}): ask query-status, and if "
+                              "the VM is paused send x-colo-lost-heartbeat",
+                              info.status));
+    }
+    std::this_thread::sleep_for(kPollInterval);
+  }
+}
+
+Status see_it_run(qmp::Session& session, io::Deadline deadline) {
+  for (;;) {
+    VMSHADOW_ASSIGN(const qmp::RunState run_state, qmp::query_status(session));
+    // These states are a migration's; any other that is not running (paused by its administrator,
+    // shut down, panicked) is not our affair.
+    const bool ours = run_state.text == "colo" || run_state.text == "finish-migrate" ||
+                      run_state.text == "postmigrate";
+    if (run_state.running || !ours) return {};
+    if (io::Deadline::clock::now() >= deadline) {
+      return fail(Errc::timed_out, fmt::format("the VM is still paused (status {}): resume it "
+                                               "with cont",
+                                               run_state.text));
+    }
+    if (run_state.text == "postmigrate") VMSHADOW_TRY(qmp::cont(session));
+    std::this_thread::sleep_for(kPollInterval);
+  }
+}
+
+}  // namespace
+
+Status release_vm(qmp::Session& session) {
+  const auto deadline = io::deadline_after(kPatience);
+  VMSHADOW_TRY(end_migration(session, deadline));
+  return see_it_run(session, deadline);
+}
+
+}  // namespace vmshadow::capture

@@ -1,0 +1,49 @@
+// What the monitor's events say about the VM: when it stopped and resumed, how its migration
+// stands. Fed by the monitor's reader thread, read by the capture thread.
+#pragma once
+
+#include <chrono>
+#include <condition_variable>
+#include <cstdint>
+#include <mutex>
+#include <optional>
+#include <string>
+
+#include "qmp/session.h"
+
+namespace vmshadow::capture {
+
+class VmEvents {
+ public:
+  using Stamp = std::chrono::microseconds;  // QEMU's own, since 1970
+
+  /// Takes an event; those of no interest are ignored.
+  void handle(const qmp::Event& event);
+
+  /// STOP events seen so far.
+  [[nodiscard]] std::uint64_t stops() const;
+  /// True between STOP and RESUME.
+  [[nodiscard]] bool is_stopped() const;
+  /// The newest STOP's stamp; nullopt before the first.
+  [[nodiscard]] std::optional<Stamp> last_stop() const;
+  /// Waits for the RESUME that ends the first stop after `stops_before`; returns STOP → RESUME.
+  /// nullopt if it does not come in time.
+  [[nodiscard]] std::optional<std::chrono::microseconds> wait_for_pause(
+      std::uint64_t stops_before, std::chrono::milliseconds timeout) const;
+
+  /// Newest status of a MIGRATION event ("active", "colo", …); empty if none came since
+  /// forget_migration().
+  [[nodiscard]] std::string migration_status() const;
+  void forget_migration();
+
+ private:
+  mutable std::mutex mutex_;
+  mutable std::condition_variable changed_;
+  std::uint64_t stops_ = 0;
+  Stamp last_stop_{};
+  Stamp last_resume_{};
+  bool stopped_ = false;
+  std::string migration_status_;
+};
+
+}  // namespace vmshadow::capture

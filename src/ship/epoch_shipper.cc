@@ -1,0 +1,191 @@
+#include "ship/epoch_shipper.h"
+
+#include <fmt/format.h>
+
+#include <utility>
+
+#include "base/assert.h"
+#include "base/hash.h"
+
+namespace vmshadow::ship {
+namespace {
+
+// Sent once this much is encoded: large enough for few system calls, small enough to overlap.
+constexpr std::size_t kSendBytes = std::size_t{256} << 10;
+
+std::chrono::microseconds micros(std::chrono::nanoseconds d) {
+  return std::chrono::duration_cast<std::chrono::microseconds>(d);
+}
+
+}  // namespace
+
+Result<std::unique_ptr<EpochShipper>> EpochShipper::connect(const io::TcpAddress& store,
+                                                            const std::string& vm_name,
+                                                            const Clock& clock,
+                                                            CommitHandler on_commit,
+                                                            ShipperOptions options) {
+  VMSHADOW_ASSIGN(auto hasher, PageHasher::create());
+  VMSHADOW_ASSIGN(auto sender, Sender::connect(store, vm_name, options.sender));
+  delta::EpochEncoder encoder(std::move(hasher), vm_id(vm_name), sender->welcome().generation);
+  return std::unique_ptr<EpochShipper>(new EpochShipper(std::move(sender), std::move(encoder),
+                                                        clock, std::move(on_commit), options));
+}
+
+EpochShipper::EpochShipper(std::unique_ptr<Sender> sender, delta::EpochEncoder encoder,
+                           const Clock& clock, CommitHandler on_commit, ShipperOptions options)
+    : sender_(std::move(sender)),
+      clock_(clock),
+      on_commit_(std::move(on_commit)),
+      options_(options),
+      encoder_(std::move(encoder)) {
+  sender_->start([this](Epoch epoch, const format::Ack& ack) { on_ack(epoch, ack); },
+                 [this](const Error& error) { set_failure(error); });
+  thread_ = std::thread([this] { run(); });
+}
+
+EpochShipper::~EpochShipper() {
+  queue_.close_and_clear();
+  sender_->close();
+  thread_.join();
+}
+
+void EpochShipper::begin_epoch(const EpochBegin& begin) {
+  Begin item{begin.epoch, nullptr};
+  if (begin.full) {
+    VMSHADOW_ASSERT(begin.machine != nullptr);
+    item.machine = std::make_unique<MachineDescription>(*begin.machine);
+  }
+  queue_.push(std::move(item), 0);
+}
+
+void EpochShipper::add(PageBatch batch) {
+  const std::size_t weight = batch.memory_bytes;
+  queue_.push(std::move(batch), weight);
+}
+
+void EpochShipper::end_epoch(EpochEnd end) {
+  {
+    const std::lock_guard lock(mutex_);
+    ++unacknowledged_;
+  }
+  const std::size_t weight = end.device_state.size();
+  queue_.push(std::move(end), weight);
+}
+
+void EpochShipper::abandon_epoch() { queue_.push(Abandon{}, 0); }
+
+Result<bool> EpochShipper::wait_for_room(std::chrono::nanoseconds limit) {
+  const auto deadline = std::chrono::steady_clock::now() + limit;
+  {
+    std::unique_lock lock(mutex_);
+    changed_.wait_until(lock, deadline,
+                        [&] { return failure_ || unacknowledged_ < options_.unacknowledged_max; });
+    if (failure_) return fail(*failure_);
+    if (unacknowledged_ >= options_.unacknowledged_max) return false;
+  }
+  return queue_.wait_below(options_.queued_bytes_max, deadline - std::chrono::steady_clock::now());
+}
+
+Status EpochShipper::flush(std::chrono::milliseconds timeout) {
+  std::unique_lock lock(mutex_);
+  const bool done =
+      changed_.wait_for(lock, timeout, [&] { return failure_ || unacknowledged_ == 0; });
+  if (failure_) return fail(*failure_);
+  if (!done) {
+    return fail(Errc::timed_out, fmt::format("the store at {} has not committed {} epoch(s) yet",
+                                             sender_->store_text(), unacknowledged_));
+  }
+  return {};
+}
+
+std::optional<std::chrono::microseconds> EpochShipper::lag() const {
+  const std::lock_guard lock(mutex_);
+  if (!committed_cut_) return std::nullopt;
+  return micros(clock_.monotonic() - *committed_cut_);
+}
+
+std::optional<Error> EpochShipper::failure() const {
+  const std::lock_guard lock(mutex_);
+  return failure_;
+}
+
+void EpochShipper::set_failure(const Error& error) {
+  {
+    const std::lock_guard lock(mutex_);
+    if (failure_) return;
+    failure_ = error;
+  }
+  changed_.notify_all();
+  // Nothing will take what is queued; later pushes are dropped.
+  queue_.close_and_clear();
+}
+
+void EpochShipper::run() {
+  while (auto item = queue_.pop()) {
+    if (auto status = encode_and_send(std::move(*item)); !status) {
+      // When the link breaks, the store's own word on why may be on its way: it comes first.
+      std::unique_lock lock(mutex_);
+      changed_.wait_for(lock, std::chrono::milliseconds(200), [&] { return failure_.has_value(); });
+      lock.unlock();
+      set_failure(status.error());
+      return;
+    }
+  }
+}
+
+Status EpochShipper::encode_and_send(Item item) {
+  if (auto* begin = std::get_if<Begin>(&item)) {
+    encoder_.begin({begin->epoch, begin->machine != nullptr, begin->machine.get()}, out_);
+    return {};
+  }
+  if (auto* batch = std::get_if<PageBatch>(&item)) {
+    encoder_.add(*batch, out_);
+    return send_encoded(kSendBytes);
+  }
+  if (auto* end = std::get_if<EpochEnd>(&item)) {
+    const delta::EncodeStats stats = encoder_.end(*end, out_);
+    {
+      const std::lock_guard lock(mutex_);
+      in_flight_.push_back({end->epoch, end->cut_monotonic, stats});
+    }
+    return send_encoded(0);
+  }
+  // A cut that failed: its records are out already, so the session must end with it.
+  encoder_.abandon();
+  return fail(Errc::cancelled, "an epoch was abandoned in mid-capture");
+}
+
+// Sends what is encoded unless it is less than `keep_below` bytes.
+Status EpochShipper::send_encoded(std::size_t keep_below) {
+  if (out_.size() <= keep_below) return {};
+  VMSHADOW_TRY(sender_->send(out_));
+  out_.clear();
+  return {};
+}
+
+void EpochShipper::on_ack(Epoch epoch, const format::Ack& ack) {
+  std::optional<CommittedEpoch> committed;
+  {
+    const std::lock_guard lock(mutex_);
+    if (!in_flight_.empty() && in_flight_.front().epoch == epoch) {
+      const InFlight done = in_flight_.front();
+      in_flight_.pop_front();
+      --unacknowledged_;
+      const MonotonicTime now = clock_.monotonic();
+      committed =
+          CommittedEpoch{epoch, micros(now - done.cut),
+                         micros(now - committed_cut_.value_or(done.cut)), ack.sync, done.encoded};
+      committed_cut_ = done.cut;
+    }
+  }
+  if (committed) {
+    on_commit_(*committed);
+    changed_.notify_all();
+  } else {
+    set_failure(Error{Errc::protocol, fmt::format("the store at {} acknowledged epoch {}, which "
+                                                  "it was not sent",
+                                                  sender_->store_text(), epoch.value)});
+  }
+}
+
+}  // namespace vmshadow::ship

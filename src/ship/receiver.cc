@@ -1,0 +1,150 @@
+#include "ship/receiver.h"
+
+#include <fmt/format.h>
+#include <poll.h>
+#include <spdlog/spdlog.h>
+
+#include <utility>
+
+#include "format/wire.h"
+
+namespace vmshadow::ship {
+namespace {
+
+using format::RecordType;
+
+constexpr std::chrono::milliseconds kReplyWithin{5000};
+constexpr std::chrono::milliseconds kReapEvery{1000};
+
+/// Appends a record whose body has an append_body().
+template <class Body>
+std::vector<std::byte> make_record(const format::RecordHead& head, const Body& body) {
+  std::vector<std::byte> out;
+  const std::size_t start = format::begin_record(out);
+  format::append_body(out, body);
+  format::finish_record(out, start, head);
+  return out;
+}
+
+// Tells the peer why, as far as it still listens.
+void refuse(RecordChannel& channel, const Error& error) {
+  const auto record =
+      make_record({RecordType::refusal, 0, {}, {}, {}}, format::Refusal{error.code, error.message});
+  if (auto sent = channel.write(record, io::deadline_after(std::chrono::seconds(1))); !sent) {
+    spdlog::debug("refusal not delivered: {}", sent.error().message);
+    return;
+  }
+  channel.linger(io::deadline_after(std::chrono::seconds(1)));
+}
+
+}  // namespace
+
+Result<std::unique_ptr<Receiver>> Receiver::listen(const io::TcpAddress& address, EpochSink& sink,
+                                                   ReceiverOptions options) {
+  VMSHADOW_ASSIGN(UniqueFd listener, io::listen_tcp(address));
+  VMSHADOW_ASSIGN(const std::uint16_t port, io::local_port(listener.get()));
+  return std::unique_ptr<Receiver>(new Receiver(std::move(listener), port, sink, options));
+}
+
+Receiver::Receiver(UniqueFd listener, std::uint16_t port, EpochSink& sink, ReceiverOptions options)
+    : listener_(std::move(listener)), port_(port), sink_(sink), options_(options) {}
+
+Receiver::~Receiver() {
+  for (Connection& connection : connections_) connection.channel->shut_down();
+  for (Connection& connection : connections_) connection.thread.join();
+}
+
+Status Receiver::serve(int wake_fd) {
+  for (;;) {
+    VMSHADOW_ASSIGN(
+        auto fd, io::accept_connection(listener_.get(), wake_fd, io::deadline_after(kReapEvery)));
+    reap_finished();
+    if (fd) {
+      add_connection(std::move(*fd));
+    } else if (io::wait_for(wake_fd, POLLIN, io::deadline_after({}))) {
+      return {};
+    }
+  }
+}
+
+void Receiver::add_connection(UniqueFd fd) {
+  if (connections_.size() >= options_.connections_max) {
+    RecordChannel channel(std::move(fd));
+    refuse(channel, Error{Errc::in_use, fmt::format("the store already serves {} connections",
+                                                    options_.connections_max)});
+    return;
+  }
+  Connection& connection = connections_.emplace_back();
+  connection.peer = io::peer_text(fd.get());
+  connection.channel = std::make_unique<RecordChannel>(std::move(fd));
+  connection.thread = std::thread([this, &connection] { serve_connection(connection); });
+}
+
+void Receiver::reap_finished() {
+  connections_.remove_if([](Connection& connection) {
+    if (!connection.done) return false;
+    connection.thread.join();
+    return true;
+  });
+}
+
+void Receiver::serve_connection(Connection& connection) {
+  if (auto status = serve_session(connection); !status) {
+    if (status.error().code != Errc::closed) {
+      spdlog::warn("{}: {}", connection.peer, status.error().message);
+      refuse(*connection.channel, status.error());
+    } else {
+      spdlog::info("{}: {}", connection.peer, status.error().message);
+    }
+  }
+  connection.channel->shut_down();
+  connection.done = true;
+}
+
+Status Receiver::serve_session(Connection& connection) {
+  RecordChannel& channel = *connection.channel;
+  VMSHADOW_ASSIGN(
+      const RecordChannel::Record greeting,
+      channel.read(io::deadline_after(options_.hello_within), format::kWireBodyBytesMax));
+  if (greeting.prefix.head.type != RecordType::hello) {
+    return fail(Errc::protocol, "a connection must begin with a hello");
+  }
+  VMSHADOW_ASSIGN(const format::Hello hello, format::decode_hello(greeting.body()));
+  VMSHADOW_ASSIGN(const std::uint16_t version, format::choose_version(hello));
+  const VmId vm = vm_id(hello.vm_name);
+  if (greeting.prefix.head.vm != vm) return fail(Errc::protocol, "the hello contradicts itself");
+
+  VMSHADOW_ASSIGN(const auto session, sink_.open_session(hello.vm_name, connection.peer));
+  const Generation generation = session->generation();
+  spdlog::info("{}: VM '{}' is protected, generation {}, from epoch {}", connection.peer,
+               hello.vm_name, generation.value, session->next_epoch().value);
+  const auto welcome = make_record({RecordType::welcome, 0, vm, generation, session->next_epoch()},
+                                   format::Welcome{version, 0, generation, session->next_epoch()});
+  VMSHADOW_TRY(channel.write(welcome, io::deadline_after(kReplyWithin)));
+
+  for (;;) {
+    VMSHADOW_ASSIGN(const RecordChannel::Record record,
+                    channel.read(io::deadline_after(options_.silence)));
+    const format::RecordHead& head = record.prefix.head;
+    if (head.vm != vm || head.generation != generation) {
+      return fail(Errc::protocol, "a record of another VM or generation");
+    }
+    if (head.type == RecordType::ping) {
+      std::vector<std::byte> pong;
+      format::append_record(pong, {RecordType::pong, 0, vm, generation, {}}, {});
+      VMSHADOW_TRY(channel.write(pong, io::deadline_after(kReplyWithin)));
+    } else if (head.type == RecordType::epoch_end) {
+      VMSHADOW_ASSIGN(const CommitReceipt receipt, session->commit(record.bytes));
+      const auto ack = make_record({RecordType::ack, 0, vm, generation, receipt.epoch},
+                                   format::Ack{receipt.committed_wall, receipt.sync});
+      VMSHADOW_TRY(channel.write(ack, io::deadline_after(kReplyWithin)));
+    } else if (format::is_epoch_record(head.type)) {
+      VMSHADOW_TRY(session->append(record.bytes));
+    } else {
+      return fail(Errc::protocol, fmt::format("a record of type {:#05x} from a sidecar",
+                                              static_cast<unsigned>(head.type)));
+    }
+  }
+}
+
+}  // namespace vmshadow::ship

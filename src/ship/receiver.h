@@ -1,0 +1,67 @@
+// The store's end of the wire: accepts sidecars, checks what they send, hands it to the epoch sink.
+//
+// One thread per connection (a store serves hundreds of VMs, not tens of thousands), at most
+// `connections_max`. A connection:
+//
+//   accepted ─► hello (within `hello_within`) ─► welcome ─► records… ─► closed
+//                        └──────────── refusal, closed ◄──────┘
+#pragma once
+
+#include <atomic>
+#include <chrono>
+#include <cstdint>
+#include <list>
+#include <memory>
+#include <string>
+#include <thread>
+
+#include <vmshadow/epoch_sink.h>
+#include <vmshadow/result.h>
+
+#include "base/unique_fd.h"
+#include "io/socket.h"
+#include "ship/record_channel.h"
+
+namespace vmshadow::ship {
+
+struct ReceiverOptions {
+  std::size_t connections_max = 1024;
+  std::chrono::milliseconds hello_within{5000};
+  /// A sidecar pings every few seconds; one that is silent for this long is gone.
+  std::chrono::milliseconds silence{30000};
+};
+
+class Receiver {
+ public:
+  /// `sink` outlives the receiver. Port 0 picks a free one, see port().
+  [[nodiscard]] static Result<std::unique_ptr<Receiver>> listen(const io::TcpAddress& address,
+                                                                EpochSink& sink,
+                                                                ReceiverOptions options = {});
+  /// Ends all connections and waits for their threads.
+  ~Receiver();
+
+  [[nodiscard]] std::uint16_t port() const { return port_; }
+  /// Accepts until `wake_fd` becomes readable. Errors only of the listening socket itself.
+  [[nodiscard]] Status serve(int wake_fd);
+
+ private:
+  struct Connection {
+    std::unique_ptr<RecordChannel> channel;
+    std::string peer;
+    std::atomic<bool> done{false};
+    std::thread thread;
+  };
+  Receiver(UniqueFd listener, std::uint16_t port, EpochSink& sink, ReceiverOptions options);
+  void add_connection(UniqueFd fd);
+  void reap_finished();
+  void serve_connection(Connection& connection);
+  [[nodiscard]] Status serve_session(Connection& connection);
+
+  UniqueFd listener_;
+  const std::uint16_t port_;
+  EpochSink& sink_;
+  const ReceiverOptions options_;
+  std::list<Connection> connections_;  // of the serving thread
+};
+
+}  // namespace vmshadow::ship

@@ -1,0 +1,140 @@
+#include "ship/sender.h"
+
+#include <fmt/format.h>
+#include <poll.h>
+
+#include <utility>
+
+#include "base/assert.h"
+
+namespace vmshadow::ship {
+namespace {
+
+Error refused(const format::RecordPrefix& prefix, ByteSpan body) {
+  if (prefix.head.type == format::RecordType::refusal) {
+    auto refusal = format::decode_refusal(body);
+    if (!refusal) return std::move(refusal).error();
+    return Error{refusal->code, std::move(refusal->text)};
+  }
+  return Error{Errc::protocol, fmt::format("the store sent an unexpected record of type {:#05x}",
+                                           static_cast<unsigned>(prefix.head.type))};
+}
+
+}  // namespace
+
+Result<std::unique_ptr<Sender>> Sender::connect(const io::TcpAddress& store,
+                                                const std::string& vm_name, SenderOptions options) {
+  if (!is_valid_vm_name(vm_name)) {
+    return fail(Errc::invalid_argument,
+                fmt::format("'{}' is not a VM name: use 1 to {} of letters, digits, '.', '_', '-'",
+                            vm_name, kVmNameBytesMax));
+  }
+  const auto deadline = io::deadline_after(options.connect);
+  VMSHADOW_ASSIGN(UniqueFd fd, io::connect_tcp(store, deadline));
+  RecordChannel channel(std::move(fd));
+
+  const VmId vm = vm_id(vm_name);
+  format::Hello hello;
+  hello.vm_name = vm_name;
+  std::vector<std::byte> out;
+  const std::size_t start = format::begin_record(out);
+  format::append_body(out, hello);
+  format::finish_record(out, start, {format::RecordType::hello, 0, vm, {}, {}});
+  const std::string what = fmt::format("greeting the store at {}", store.text());
+  if (auto sent = channel.write(out, deadline); !sent) {
+    return fail(std::move(sent).error().with_context(what));
+  }
+  auto reply = channel.read(deadline, format::kWireBodyBytesMax);
+  if (!reply) return fail(std::move(reply).error().with_context(what));
+  if (reply->prefix.head.type != format::RecordType::welcome) {
+    return fail(refused(reply->prefix, reply->body())
+                    .with_context(fmt::format("the store at {} refuses", store.text())));
+  }
+  VMSHADOW_ASSIGN(format::Welcome welcome, format::decode_welcome(reply->body()));
+  return std::unique_ptr<Sender>(
+      new Sender(std::move(channel), welcome, vm, store.text(), options));
+}
+
+Sender::Sender(RecordChannel channel, format::Welcome welcome, VmId vm, std::string store_text,
+               SenderOptions options)
+    : channel_(std::move(channel)),
+      welcome_(welcome),
+      vm_(vm),
+      store_text_(std::move(store_text)),
+      options_(options) {}
+
+Sender::~Sender() { close(); }
+
+void Sender::start(AckHandler on_ack, FailureHandler on_failure) {
+  VMSHADOW_ASSERT(!listener_.joinable());
+  on_ack_ = std::move(on_ack);
+  on_failure_ = std::move(on_failure);
+  listener_ = std::thread([this] { listen(); });
+}
+
+void Sender::close() {
+  closing_ = true;
+  channel_.shut_down();
+  if (listener_.joinable()) listener_.join();
+}
+
+Status Sender::send(ByteSpan records) {
+  const std::lock_guard lock(write_mutex_);
+  auto sent = channel_.write(records, io::deadline_after(options_.silence));
+  if (!sent) {
+    return fail(std::move(sent).error().with_context(
+        fmt::format("shipping to the store at {}", store_text_)));
+  }
+  return {};
+}
+
+Status Sender::ping() {
+  // A sender in the middle of a write proves by itself whether the link lives.
+  const std::unique_lock lock(write_mutex_, std::try_to_lock);
+  if (!lock.owns_lock()) return {};
+  std::vector<std::byte> out;
+  format::append_record(out, {format::RecordType::ping, 0, vm_, welcome_.generation, {}}, {});
+  return channel_.write(out, io::deadline_after(options_.silence));
+}
+
+void Sender::listen() {
+  Status status = listen_until_failure();
+  if (closing_) return;
+  on_failure_(std::move(status).error().with_context(
+      fmt::format("the link to the store at {}", store_text_)));
+}
+
+Status Sender::listen_until_failure() {
+  auto heard = io::Deadline::clock::now();
+  for (;;) {
+    // Wait in steps of a ping; a record, once begun, must be whole within the silence limit.
+    if (!channel_.in_record()) {
+      auto ready = io::wait_for(channel_.fd(), POLLIN, io::deadline_after(options_.ping_every));
+      if (!ready && ready.error().code != Errc::timed_out) return ready;
+      if (!ready) {
+        if (io::Deadline::clock::now() - heard > options_.silence) {
+          return fail(Errc::timed_out, fmt::format("the store has not answered for {} s",
+                                                   options_.silence.count() / 1000));
+        }
+        VMSHADOW_TRY(ping());
+        continue;
+      }
+    }
+    VMSHADOW_ASSIGN(const RecordChannel::Record record,
+                    channel_.read(io::deadline_after(options_.silence), format::kWireBodyBytesMax));
+    heard = io::Deadline::clock::now();
+    switch (record.prefix.head.type) {
+      case format::RecordType::ack: {
+        VMSHADOW_ASSIGN(const format::Ack ack, format::decode_ack(record.body()));
+        on_ack_(record.prefix.head.epoch, ack);
+        break;
+      }
+      case format::RecordType::pong:
+        break;
+      default:
+        return fail(refused(record.prefix, record.body()));
+    }
+  }
+}
+
+}  // namespace vmshadow::ship

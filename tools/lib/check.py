@@ -1,0 +1,195 @@
+"""Runs what tools/check promises, and reports. Called by tools/check; its options are described there."""
+import argparse
+import functools
+import json
+import os
+import pathlib
+import shutil
+import subprocess
+import sys
+import time
+from collections import Counter
+
+import tally
+from tally import FAILED, PASSED, SKIPPED
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
+SUITES = ("unit", "property", "fault", "sim", "fuzz", "e2e")
+# e2e is left out: a guest under a sanitized program is slow and adds nothing the other suites lack.
+SANITIZED_SUITES = ("unit", "property", "fault", "sim", "fuzz")
+SANITIZERS = {"address": "build-asan", "thread": "build-tsan"}
+LINT_STEPS = ("format", "shell", "tidy")
+LOG_TAIL_LINES = 60
+
+
+def environment():
+    """The tests' environment: a sanitizer's first finding ends the test, and fails it."""
+    stop = "halt_on_error=1:abort_on_error=1"
+    return os.environ | {
+        "ASAN_OPTIONS": f"{stop}:detect_leaks=1:detect_stack_use_after_return=1",
+        "UBSAN_OPTIONS": f"{stop}:print_stacktrace=1",
+        "TSAN_OPTIONS": f"{stop}:second_deadlock_stack=1",
+    }
+
+
+def run(command):
+    return subprocess.run(command, cwd=ROOT, env=environment(), stdin=subprocess.DEVNULL,
+                          stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+                          errors="replace", check=False)
+
+
+def tail(text):
+    return "\n".join("    " + line for line in text.rstrip().splitlines()[-LOG_TAIL_LINES:])
+
+
+def thread_sanitizer_wrapper():
+    """ThreadSanitizer of this age cannot map its shadow where the kernel randomises 32 bits."""
+    try:
+        bits = int(pathlib.Path("/proc/sys/vm/mmap_rnd_bits").read_text())
+    except (OSError, ValueError):
+        return []
+    return ["--wrapper", "setarch -R"] if bits > 28 and shutil.which("setarch") else []
+
+
+class Check:
+    def __init__(self):
+        self.tally = tally.Tally()
+        self.failures = []
+
+    def begin(self, name):
+        """The step's name at once on a terminal, so that one sees what is taking its time."""
+        if sys.stdout.isatty():
+            print(f"  {name:<18} …", end="\r", flush=True)
+        return time.monotonic()
+
+    def row(self, name, what, start):
+        print(f"  {name:<18} {what:<44} {time.monotonic() - start:7.1f} s", flush=True)
+
+    def fail(self, title, output, log=None):
+        """Shown now, and named again at the end."""
+        self.failures.append(title)
+        print(f"\n  FAILED {title}\n{tail(output)}", flush=True)
+        if log:
+            print(f"  the full log: {os.path.relpath(log, ROOT)}", flush=True)
+        print(flush=True)
+
+    def build(self, name, *options):
+        label = f"build {name}"
+        start = self.begin(label)
+        result = run([str(ROOT / "tools" / "build"), "--quiet", *options])
+        self.row(label, "ok" if result.returncode == 0 else "FAILED", start)
+        if result.returncode != 0:
+            self.tally.add(("build", name), FAILED)
+            self.fail(f"tools/build {' '.join(options)}", result.stdout)
+        return result.returncode == 0
+
+    def suite(self, directory, suite, prefix=""):
+        """Runs one suite of one build and adds its cases."""
+        expected = suite_tests(directory).get(suite, [])
+        label = prefix + suite
+        start = self.begin(label)
+        if not expected:
+            if not prefix:
+                self.row(label, "no tests", start)
+            return
+        log = ROOT / directory / "meson-logs" / f"check-{suite}.json"
+        log.unlink(missing_ok=True)
+        command = ["meson", "test", "-C", directory, "--no-rebuild", "--suite", suite,
+                   "--logbase", f"check-{suite}"]
+        if suite == "e2e":
+            command += ["--num-processes", "1"]  # each has a guest and its own idea of time
+        if directory != "build":
+            command += ["--timeout-multiplier", "5"]
+        if directory == SANITIZERS["thread"]:
+            command += thread_sanitizer_wrapper()
+        result = run(command)
+        tests = tally.read_log(log, expected)
+        self.row(label, counts(tests), start)
+        for test in tests:
+            for case, outcome in test.cases.items():
+                self.tally.add((suite, test.name, case), outcome)
+            if test.failed:
+                self.fail_test(label, test, log.with_suffix(".txt"), result)
+        if result.returncode != 0 and not any(test.failed for test in tests):
+            self.tally.add((suite, "meson test", directory), FAILED)
+            self.fail(f"{label}: meson test", result.stdout)
+
+    def fail_test(self, label, test, log, result):
+        cases = [name for name, outcome in test.cases.items() if outcome == FAILED]
+        self.fail(f"{label}/{test.name} ({test.result}): {', '.join(cases)}",
+                  test.output or result.stdout, log)
+
+    def lint(self):
+        for step in LINT_STEPS:
+            label = f"lint {step}"
+            start = self.begin(label)
+            result = run([str(ROOT / "tools" / "lint"), step])
+            ok = result.returncode == 0
+            self.row(label, "ok" if ok else "FAILED", start)
+            self.tally.add(("lint", step), PASSED if ok else FAILED)
+            if not ok:
+                self.fail(f"tools/lint {step}", result.stdout)
+
+
+@functools.cache
+def suite_tests(directory):
+    """Suite → the names of its tests, in a build that is up to date."""
+    result = run(["meson", "introspect", "--tests", directory])
+    suites = {}
+    for test in json.loads(result.stdout):
+        for suite in test["suite"]:
+            suites.setdefault(suite.split(":")[-1], []).append(test["name"])
+    return suites
+
+
+def counts(tests):
+    count = Counter(outcome for test in tests for outcome in test.cases.values())
+    return ", ".join(f"{count[outcome]} {outcome}" for outcome in (PASSED, FAILED, SKIPPED)
+                     if count[outcome] or outcome == PASSED)
+
+
+def parse_options():
+    parser = argparse.ArgumentParser(prog="tools/check", usage="tools/check [--quick] [--suite NAME]…")
+    parser.add_argument("--quick", action="store_true")
+    parser.add_argument("--suite", action="append", choices=(*SUITES, *SANITIZERS, "lint"))
+    return parser.parse_args()
+
+
+def run_all(check, wanted):
+    plain = [suite for suite in SUITES if suite in wanted]
+    if plain or "lint" in wanted:
+        if check.build("normal"):
+            for suite in plain:
+                check.suite("build", suite)
+            for suite in sorted(set(suite_tests("build")) - set(SUITES)) if wanted >= set(SUITES) else ():
+                check.suite("build", suite)  # none is forgotten for want of a line in SUITES
+            if "lint" in wanted:
+                check.lint()
+    for sanitizer, directory in SANITIZERS.items():
+        if sanitizer in wanted and check.build(sanitizer, "--sanitize", sanitizer):
+            for suite in SANITIZED_SUITES:
+                check.suite(directory, suite, f"{sanitizer} ")
+
+
+def main():
+    options = parse_options()
+    wanted = set(options.suite or (SUITES if options.quick else (*SUITES, *SANITIZERS, "lint")))
+    check = Check()
+    start = time.monotonic()
+    try:
+        run_all(check, wanted)
+    except Exception as error:  # the closing line is a promise
+        check.tally.add(("tools/check",), FAILED)
+        check.fail(f"tools/check itself: {error!r}", "")
+    if not check.tally.outcomes:
+        check.tally.add(("tools/check",), FAILED)
+        check.fail("nothing ran: there is no test in what was asked for", "")
+    check.row("altogether", "", start)
+    for failure in check.failures:
+        print(f"  FAILED {failure}")
+    print(check.tally.line(), flush=True)
+    sys.exit(1 if check.tally.count(FAILED) else 0)
+
+
+if __name__ == "__main__":
+    main()
