@@ -1,5 +1,11 @@
+// Encoding and decoding of every record: what goes in comes out, and each malformed body is
+// refused.
+
+#include <fmt/format.h>
+#include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include "base/hash.h"
 #include "format/epoch_records.h"
 #include "format/journal.h"
 #include "format/record.h"
@@ -37,6 +43,257 @@ TEST(RecordTest, EveryFlippedBitIsSeen) {
         !prefix || !check_body(*prefix, ByteSpan(damaged).subspan(kRecordPrefixBytes));
     EXPECT_TRUE(seen) << "bit " << bit;
   }
+}
+
+using Bytes = std::vector<std::byte>;
+using testing::HasSubstr;
+
+/// A record whose prefix has `byte` at `offset`, with a checksum that holds.
+Bytes forged_prefix(std::size_t offset, std::byte byte) {
+  Bytes out;
+  append_record(out, {RecordType::ping, 0, {}, {}, {}}, {});
+  out[offset] = byte;
+  const le64 sum(checksum64(ByteSpan(out).first(56)));
+  std::memcpy(out.data() + 56, &sum, sizeof sum);
+  return out;
+}
+
+TEST(RecordTest, RefusesWhatItDoesNotKnow) {
+  const auto expect = [](const Bytes& bytes, Errc code, const std::string& words) {
+    const auto prefix = decode_prefix(bytes);
+    ASSERT_FALSE(prefix);
+    EXPECT_EQ(prefix.error().code, code);
+    EXPECT_THAT(prefix.error().message, HasSubstr(words));
+  };
+  expect(forged_prefix(0, std::byte{0}), Errc::corrupt, "not a vmshadow record");
+  expect(forged_prefix(4, std::byte{2}), Errc::version, "version 2 is newer");
+  expect(forged_prefix(4, std::byte{0}), Errc::version, "version 0");
+  expect(forged_prefix(7, std::byte{0x77}), Errc::version, "unknown to this program");
+  expect(forged_prefix(11, std::byte{1}), Errc::corrupt, "over the limit");
+  Bytes plain = forged_prefix(12, std::byte{1});
+  EXPECT_TRUE(decode_prefix(plain));
+  plain[13] = std::byte{1};
+  expect(plain, Errc::corrupt, "fails its checksum");
+}
+
+TEST(RecordTest, TheLargestBodyIsTaken) {
+  Bytes out;
+  append_record(out, {RecordType::device_state, 0, {}, {}, {}}, Bytes(kRecordBodyBytesMax));
+  const auto prefix = decode_prefix(out);
+  ASSERT_TRUE(prefix);
+  EXPECT_EQ(prefix->body_bytes, kRecordBodyBytesMax);
+  EXPECT_EQ(check_body(*prefix, ByteSpan(out).first(10)).error().code, Errc::corrupt);
+}
+
+TEST(RecordTest, TheChainKnowsTheOrder) {
+  const std::uint64_t ab = extend_chain(extend_chain(0, 1), 2);
+  EXPECT_NE(ab, extend_chain(extend_chain(0, 2), 1));
+  EXPECT_NE(ab, extend_chain(0, 1));
+  EXPECT_NE(extend_chain(0, 0), 0u);
+}
+
+/// Every proper prefix of a body, and the body with a byte more, must be refused without harm.
+template <class Decode>
+void expect_length_is_exact(const Bytes& body, const Decode& decode) {
+  ASSERT_TRUE(decode(body)) << decode(body).error().message;
+  for (std::size_t n = 0; n < body.size(); ++n) {
+    const Bytes cut(body.begin(), body.begin() + static_cast<std::ptrdiff_t>(n));
+    EXPECT_FALSE(decode(cut)) << n << " bytes";
+  }
+  Bytes longer = body;
+  longer.push_back(std::byte{0});
+  EXPECT_FALSE(decode(longer));
+}
+
+/// With `byte` at `offset` the body must be refused.
+template <class Decode>
+void expect_refused(Bytes body, std::size_t offset, int byte, const Decode& decode,
+                    Errc code = Errc::corrupt, const std::string& words = "malformed") {
+  body.at(offset) = static_cast<std::byte>(byte);
+  const auto result = decode(body);
+  ASSERT_FALSE(result) << "offset " << offset;
+  EXPECT_EQ(result.error().code, code) << result.error().message;
+  EXPECT_THAT(result.error().message, HasSubstr(words)) << "offset " << offset;
+}
+
+template <class T>
+Bytes body_of(const T& value) {
+  Bytes body;
+  append_body(body, value);
+  return body;
+}
+
+Bytes group_body(std::vector<PageKey> keys, std::size_t payload_bytes, int codec = 0) {
+  Bytes body;
+  body.reserve(sizeof(PageGroupHeadBytes) + keys.size() * sizeof(le64) + payload_bytes);
+  PageGroupHeadBytes head{};
+  head.page_count = static_cast<std::uint16_t>(keys.size());
+  head.codec = static_cast<std::uint8_t>(codec);
+  head.payload_bytes = static_cast<std::uint32_t>(payload_bytes);
+  append_struct(body, head);
+  for (const PageKey key : keys) append_struct(body, le64(key.packed()));
+  body.resize(body.size() + payload_bytes);
+  return body;
+}
+
+TEST(PageGroupTest, Bounds) {
+  const PageKey a{BlockIndex{1}, PageNumber{7}};
+  const PageKey b{BlockIndex{65535}, PageNumber{(kRamBlockBytesMax / kPageBytes) - 1}};
+  const Bytes body = group_body({a, b}, 2 * kPageBytes);
+  const auto group = decode_page_group(body);
+  ASSERT_TRUE(group) << group.error().message;
+  EXPECT_EQ(group->page_count, 2u);
+  EXPECT_EQ(group->keys[1], b);
+  EXPECT_EQ(group->payload.size(), 2 * kPageBytes);
+  for (const std::size_t n : {0, 7, 8, 15, 23, 24, 100}) {
+    EXPECT_FALSE(decode_page_group(ByteSpan(body).first(n))) << n;
+  }
+  expect_refused(body, 0, 0, decode_page_group);
+  expect_refused(body, 0, 17, decode_page_group);
+  expect_refused(body, 2, 2, decode_page_group, Errc::version, "codec 2");
+  expect_refused(body, 3, 1, decode_page_group, Errc::corrupt, "reserved");
+  expect_refused(body, 4, 1, decode_page_group, Errc::corrupt, "payload length");
+  expect_refused(body, 21, 0xff, decode_page_group, Errc::corrupt, "out of range");
+  EXPECT_THAT(decode_page_group(group_body({a, a}, 2 * kPageBytes)).error().message,
+              HasSubstr("the same page twice"));
+  EXPECT_THAT(decode_page_group(group_body({a, b}, kPageBytes)).error().message,
+              HasSubstr("not whole pages"));
+  EXPECT_TRUE(decode_page_group(group_body({a, b}, 5, 1)));
+}
+
+TEST(ZeroPagesTest, Bounds) {
+  const std::uint64_t pages_max = kRamBlockBytesMax / kPageBytes;
+  const std::vector<ZeroRun> runs = {{{BlockIndex{2}, PageNumber{3}}, 4},
+                                     {{BlockIndex{3}, PageNumber{0}}, pages_max}};
+  Bytes body;
+  append_zero_pages_body(body, runs);
+  expect_length_is_exact(body, decode_zero_pages);
+  EXPECT_EQ(decode_zero_pages(body)->at(1).count, pages_max);
+  expect_refused(body, 0, 0, decode_zero_pages);
+  expect_refused(body, 0, 3, decode_zero_pages);
+  expect_refused(body, 3, 0xff, decode_zero_pages);
+  expect_refused(body, 4, 1, decode_zero_pages, Errc::corrupt, "reserved");
+  expect_refused(body, 16, 0, decode_zero_pages, Errc::corrupt, "out of range");
+  expect_refused(body, 24, 1, decode_zero_pages, Errc::corrupt, "out of range");
+  expect_refused(body, 39, 0xff, decode_zero_pages, Errc::corrupt, "out of range");
+}
+
+TEST(MachineTest, RoundTripsAndBounds) {
+  MachineDescription machine;
+  machine.json = "{}";
+  machine.configuration = Bytes(3, std::byte{9});
+  machine.layout = {{{"a", kPageBytes}, {"b", 0}}, 1, 2, 3};
+  Bytes body;
+  append_machine_body(body, machine);
+  expect_length_is_exact(body, decode_machine);
+  EXPECT_EQ(*decode_machine(body), machine);
+  expect_refused(body, 3, 1, decode_machine, Errc::corrupt, "over its limit");
+  expect_refused(body, 6, 2, decode_machine, Errc::corrupt, "over its limit");
+  expect_refused(body, 9, 8, decode_machine, Errc::corrupt, "over its limit");
+  constexpr std::size_t block = 24 + 3 + 2;  // the first block's head
+  expect_refused(body, block, 0, decode_machine, Errc::corrupt, "RAM block 0");
+  expect_refused(body, block + 1, 2, decode_machine, Errc::corrupt, "RAM block 0");
+  expect_refused(body, block + 2, 1, decode_machine, Errc::corrupt, "RAM block 0");
+  expect_refused(body, block + 4, 1, decode_machine, Errc::corrupt, "RAM block 0");
+  expect_refused(body, block + 11, 1, decode_machine, Errc::corrupt, "RAM block 0");
+  expect_refused(body, body.size() - 1, 'a', decode_machine, Errc::corrupt, "twice");
+}
+
+TEST(EpochEndTest, RoundTripsAndBounds) {
+  EpochSummary summary{7, true, 0x1122334455667788, WallTime{-5}, 9, 8, 3, 1000, 20};
+  Bytes body;
+  append_epoch_end_body(body, summary);
+  expect_length_is_exact(body, decode_epoch_end);
+  EXPECT_EQ(*decode_epoch_end(body), summary);
+  expect_refused(body, 4, 3, decode_epoch_end, Errc::corrupt, "reserved flag");
+  expect_refused(body, 40, 9, decode_epoch_end, Errc::corrupt, "contradict");
+  expect_refused(body, 60, 1, decode_epoch_end, Errc::corrupt, "contradict");
+}
+
+TEST(JournalTest, RoundTripsAndBounds) {
+  const JournalPosition durable{SegmentId{4}, SegmentOffset{8192}};
+  const Commit commit{WallTime{5}, 77, durable};
+  expect_length_is_exact(body_of(commit), decode_commit);
+  EXPECT_EQ(*decode_commit(body_of(commit)), commit);
+  const Pad pad{durable};
+  expect_length_is_exact(body_of(pad), decode_pad);
+  EXPECT_EQ(*decode_pad(body_of(pad)), pad);
+  const Grant grant{WallTime{6}, "db-1", durable};
+  const Bytes body = body_of(grant);
+  expect_length_is_exact(body, decode_grant);
+  EXPECT_EQ(*decode_grant(body), grant);
+  expect_refused(body, 8, 5, decode_grant);
+  expect_refused(body, 10, 1, decode_grant);
+  expect_refused(body, 12, 1, decode_grant);
+  expect_refused(body, 32, '/', decode_grant);
+  expect_refused(body, 32, '.', decode_grant);
+}
+
+TEST(SegmentHeadTest, RoundTripsAndBounds) {
+  SegmentHead head{{}, SegmentId{9}, WallTime{3}};
+  head.store[0] = std::byte{1};
+  const Bytes bytes = encode_segment_head(head);
+  ASSERT_EQ(bytes.size(), kSegmentHeadBytes);
+  EXPECT_EQ(*decode_segment_head(bytes), head);
+  EXPECT_FALSE(decode_segment_head(ByteSpan(bytes).first(kSegmentHeadBytes - 1)));
+  for (std::size_t i = 0; i < sizeof(SegmentHeadBytes); ++i) {
+    Bytes damaged = bytes;
+    damaged[i] ^= std::byte{4};
+    EXPECT_FALSE(decode_segment_head(damaged)) << i;
+  }
+  const auto forged = [&](std::size_t offset, int byte) {
+    Bytes other = bytes;
+    other[offset] = static_cast<std::byte>(byte);
+    const le64 sum(checksum64(ByteSpan(other).first(48)));
+    std::memcpy(other.data() + 48, &sum, sizeof sum);
+    return decode_segment_head(other);
+  };
+  EXPECT_EQ(forged(8, 2).error().code, Errc::version);
+  EXPECT_THAT(forged(8, 2).error().message, HasSubstr("use a newer vmshadow"));
+  EXPECT_EQ(forged(10, 1).error().code, Errc::corrupt);
+  EXPECT_EQ(forged(12, 1).error().code, Errc::corrupt);
+  EXPECT_EQ(forged(0, 1).error().code, Errc::corrupt);
+}
+
+TEST(WireTest, RoundTripsAndBounds) {
+  const Hello hello{1, 3, 0x80, kPageBytes, "web1"};
+  const Bytes body = body_of(hello);
+  expect_length_is_exact(body, decode_hello);
+  EXPECT_EQ(*decode_hello(body), hello);
+  expect_refused(body, 0, 0, decode_hello, Errc::protocol);
+  expect_refused(body, 0, 4, decode_hello, Errc::protocol);
+  expect_refused(body, 14, 1, decode_hello, Errc::protocol);
+  expect_refused(body, 9, 0x20, decode_hello, Errc::unsupported, "pages of 8192 bytes");
+  expect_refused(body, 16, '-', decode_hello, Errc::invalid_argument, "name");
+
+  const Welcome welcome{1, 5, Generation{8}, Epoch{9}};
+  expect_length_is_exact(body_of(welcome), decode_welcome);
+  EXPECT_EQ(*decode_welcome(body_of(welcome)), welcome);
+  expect_refused(body_of(welcome), 0, 2, decode_welcome, Errc::version, "not offered");
+  expect_refused(body_of(welcome), 2, 1, decode_welcome, Errc::protocol);
+
+  const Ack ack{WallTime{5}, std::chrono::microseconds{6}};
+  expect_length_is_exact(body_of(ack), decode_ack);
+  EXPECT_EQ(*decode_ack(body_of(ack)), ack);
+
+  const Refusal refusal{Errc::no_space, "the disk is full"};
+  const Bytes refused = body_of(refusal);
+  expect_length_is_exact(refused, decode_refusal);
+  EXPECT_EQ(*decode_refusal(refused), refusal);
+  expect_refused(refused, 4, 1, decode_refusal, Errc::protocol);
+  EXPECT_EQ(decode_refusal(body_of(Refusal{static_cast<Errc>(999), "x"}))->code, Errc::io);
+  EXPECT_EQ(decode_refusal(body_of(Refusal{Errc::io, "a\x1b[2J\n"}))->text, "a?[2J?");
+  const auto long_text = decode_refusal(body_of(Refusal{Errc::io, std::string(5000, 'x')}));
+  EXPECT_EQ(long_text->text.size(), kRefusalTextBytesMax);
+}
+
+TEST(WireTest, ChoosesTheHighestCommonVersion) {
+  EXPECT_EQ(*choose_version({1, 1, 0, kPageBytes, "a"}), 1);
+  EXPECT_EQ(*choose_version({1, 9, 0, kPageBytes, "a"}), 1);
+  const auto none = choose_version({2, 9, 0, kPageBytes, "a"});
+  ASSERT_FALSE(none);
+  EXPECT_EQ(none.error().code, Errc::version);
+  EXPECT_THAT(none.error().message, HasSubstr("upgrade the older one"));
 }
 
 }  // namespace

@@ -1,0 +1,256 @@
+// Bits that rot in the journal: every one is reported with its segment, offset, VM and epoch, costs
+// the epochs that need it, and no others.
+
+#include <fcntl.h>
+#include <fmt/format.h>
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+#include <spdlog/spdlog.h>
+
+#include <filesystem>
+#include <fstream>
+
+#include "base/hash.h"
+#include "io/file.h"
+#include "store/reader.h"
+#include "store/segment_scanner.h"
+#include "store/store.h"
+#include "store/verifier.h"
+#include "support/store_model.h"
+#include "support/temp_dir.h"
+
+namespace vmshadow::store {
+namespace {
+
+using format::RecordType;
+using test::EpochMaker;
+using testing::HasSubstr;
+
+struct PlacedRecord {
+  SegmentId segment;
+  std::uint64_t offset{};
+  std::uint64_t end{};
+  format::RecordPrefix prefix;
+};
+
+class StoreDamageTest : public testing::Test {
+ protected:
+  StoreDamageTest() { spdlog::set_level(spdlog::level::off); }
+  ~StoreDamageTest() override { spdlog::set_level(spdlog::level::info); }
+
+  void build(std::uint64_t segment_bytes) {
+    options_.log.segment_bytes = segment_bytes;
+    auto store = open();
+    auto web = store->open_session("web", "a");
+    auto db = store->open_session("db", "b");
+    ASSERT_TRUE(web && db);
+    for (std::uint64_t e = 0; e < 6; ++e) {
+      const bool full = e == 0 || e == 4;
+      full_[e] = full;
+      ASSERT_TRUE(model_.ship(**web, web_,
+                              web_.make((*web)->generation(), Epoch{e}, full,
+                                        {{e % 3, e + 1}, {5, 0}, {6, e + 50}}, 2)));
+      ASSERT_TRUE(
+          model_.ship(**db, db_, db_.make((*db)->generation(), Epoch{e}, full, {{1, e + 100}})));
+    }
+    web->reset();
+    db->reset();
+    store.reset();
+    find_records();
+  }
+  std::unique_ptr<Store> open() {
+    auto files = io::make_file_system(io::FileBackend::syscalls);
+    auto store = Store::open(dir_, system_clock(), std::move(*files), options_);
+    EXPECT_TRUE(store) << store.error().message;
+    return std::move(*store);
+  }
+  std::string path_of(SegmentId id) const { return dir_ + "/segments/" + segment_file_name(id); }
+
+  void find_records() {
+    for (std::uint64_t id = 1; std::filesystem::exists(path_of(SegmentId{id})); ++id) {
+      const auto fd = io::open_for_reading(path_of(SegmentId{id}));
+      const auto source = FileSource::create(fd->get());
+      SegmentScanner scanner(*source, format::kSegmentHeadBytes);
+      while (true) {
+        const ScanItem item = scanner.next();
+        if (std::holds_alternative<EndOfSegment>(item)) break;
+        const auto& record = std::get<GoodRecord>(item);
+        records_.push_back({SegmentId{id}, record.offset, scanner.offset(), record.prefix});
+      }
+    }
+  }
+  void flip(SegmentId segment, std::uint64_t offset) {
+    std::fstream file(path_of(segment), std::ios::in | std::ios::out | std::ios::binary);
+    file.seekg(static_cast<std::streamoff>(offset));
+    const char c = static_cast<char>(file.get() ^ 0x10);
+    file.seekp(static_cast<std::streamoff>(offset));
+    file.put(c);
+  }
+
+  /// The epochs that cannot be read without a record, if it alone is damaged.
+  bool needs(std::uint64_t epoch, const PlacedRecord& record, bool prefix_is_damaged) const {
+    const std::uint64_t damaged = record.prefix.head.epoch.value;
+    if (epoch < damaged) return false;
+    if (epoch == damaged) return true;
+    const RecordType type = record.prefix.head.type;
+    if (type == RecordType::epoch_end || type == RecordType::commit) return false;
+    if (type == RecordType::device_state && !prefix_is_damaged) return false;
+    for (std::uint64_t e = damaged + 1; e <= epoch; ++e) {
+      if (full_.at(e)) return false;
+    }
+    return true;
+  }
+
+  void expect_damage(const PlacedRecord& record, std::uint64_t offset) {
+    const RecordType type = record.prefix.head.type;
+    const bool of_epoch = format::is_epoch_record(type) || type == RecordType::commit;
+    const auto report = Verifier::run(dir_);
+    ASSERT_TRUE(report) << report.error().message;
+    if (type == RecordType::pad) {
+      EXPECT_TRUE(report->torn_tail || !report->damage.empty());
+    } else {
+      ASSERT_FALSE(report->damage.empty());
+      const Damage& damage = report->damage[0];
+      EXPECT_EQ(damage.at.segment, record.segment);
+      EXPECT_EQ(damage.at.offset.value, record.offset);
+      EXPECT_THAT(damage.text(), HasSubstr(segment_file_name(record.segment)));
+      if (of_epoch) {
+        EXPECT_EQ(damage.epoch, record.prefix.head.epoch) << damage.text();
+        EXPECT_EQ(vm_id(damage.vm_name), record.prefix.head.vm) << damage.text();
+      }
+    }
+    const auto reader = Reader::open(dir_);
+    ASSERT_TRUE(reader);
+    const bool prefix_is_damaged = offset - record.offset < format::kRecordPrefixBytes;
+    for (const auto& [vm, images] : model_.acknowledged) {
+      for (const auto& [epoch, model] : images) {
+        const auto image = (*reader)->open(vm, Epoch{epoch});
+        const bool costs = of_epoch && vm_id(vm) == record.prefix.head.vm &&
+                           needs(epoch, record, prefix_is_damaged);
+        if (costs) {
+          ASSERT_FALSE(image) << "epoch " << epoch << " of " << vm;
+          EXPECT_EQ(image.error().code, Errc::corrupt) << image.error().message;
+          EXPECT_THAT(image.error().message, HasSubstr(segment_file_name(record.segment)));
+          EXPECT_THAT(image.error().message, HasSubstr(fmt::format("offset {}", record.offset)));
+        } else {
+          ASSERT_TRUE(image) << image.error().message;
+          ASSERT_EQ(test::compare(**image, model), "") << vm << " epoch " << epoch;
+        }
+      }
+    }
+  }
+
+  void flip_everywhere() {
+    for (const PlacedRecord& record : records_) {
+      const std::uint64_t length = record.end - record.offset;
+      const std::uint64_t stride = length > 1000 ? 499 : 13;
+      for (std::uint64_t at = record.offset; at < record.end; at += stride) {
+        SCOPED_TRACE(testing::Message()
+                     << "segment " << record.segment.value << " offset " << at << ", record type "
+                     << static_cast<unsigned>(record.prefix.head.type) << " sequence "
+                     << record.prefix.head.sequence << " at " << record.offset);
+        flip(record.segment, at);
+        expect_damage(record, at);
+        flip(record.segment, at);
+        if (HasFailure()) return;
+      }
+    }
+  }
+
+  test::TempDir temp_;
+  const std::string dir_ = temp_.path("store");
+  StoreOptions options_;
+  EpochMaker web_{"web", 8};
+  EpochMaker db_{"db", 8};
+  test::StoreModel model_;
+  std::map<std::uint64_t, bool> full_;
+  std::vector<PlacedRecord> records_;
+};
+
+TEST_F(StoreDamageTest, FlippedBitsInOneSegment) {
+  build(std::uint64_t{1} << 30);
+  ASSERT_GT(records_.size(), 60u);
+  flip_everywhere();
+}
+
+TEST_F(StoreDamageTest, FlippedBitsInManySegments) {
+  build(40'000);
+  ASSERT_GT(records_.back().segment.value, 2u);
+  flip_everywhere();
+}
+
+TEST_F(StoreDamageTest, ADamagedStoreIsOpenForWriting) {
+  build(std::uint64_t{1} << 30);
+  const auto victim = std::find_if(records_.begin(), records_.end(), [](const PlacedRecord& r) {
+    return r.prefix.head.type == RecordType::page_group && r.prefix.head.epoch == Epoch{5};
+  });
+  flip(victim->segment, victim->offset + 3000);
+  auto store = open();
+  ASSERT_EQ(store->damage().size(), 1u);
+  auto session = store->open_session("web", "a");
+  ASSERT_TRUE(session);
+  EXPECT_EQ((*session)->next_epoch(), Epoch{6});
+  ASSERT_TRUE(
+      model_.ship(**session, web_, web_.make((*session)->generation(), Epoch{6}, true, {{1, 1}})));
+  const auto image = store->reader()->open("web", Epoch{6});
+  ASSERT_TRUE(image) << image.error().message;
+  EXPECT_EQ(test::compare(**image, web_.image()), "");
+}
+
+TEST_F(StoreDamageTest, AMissingSegmentIsNamed) {
+  build(40'000);
+  std::filesystem::remove(path_of(SegmentId{2}));
+  const auto report = Verifier::run(dir_);
+  ASSERT_TRUE(report);
+  ASSERT_FALSE(report->damage.empty());
+  EXPECT_THAT(report->damage[0].text(), HasSubstr("0000000000000002.seg"));
+  EXPECT_THAT(report->damage[0].text(), HasSubstr("missing"));
+  // What lies in the other segments alone can be read, and every other epoch says why not.
+  const auto reader = Reader::open(dir_);
+  ASSERT_TRUE(reader);
+  std::size_t good = 0;
+  for (const auto& [vm, images] : model_.acknowledged) {
+    for (const auto& [epoch, model] : images) {
+      const auto image = (*reader)->open(vm, Epoch{epoch});
+      if (image) {
+        ++good;
+        EXPECT_EQ(test::compare(**image, model), "");
+      } else {
+        EXPECT_EQ(image.error().code, Errc::corrupt) << image.error().message;
+      }
+    }
+  }
+  EXPECT_GE(good, 4u);
+  EXPECT_LT(good, 12u);
+  // Whoever had a generation from the missing segment keeps being fenced.
+  auto store = open();
+  auto session = store->open_session("web", "a");
+  ASSERT_TRUE(session);
+  EXPECT_GT((*session)->generation().value, 1000u);
+}
+
+TEST_F(StoreDamageTest, ANewerProgramsRecordIsSkipped) {
+  build(std::uint64_t{1} << 30);
+  const PlacedRecord& victim = records_[records_.size() / 2];
+  std::vector<std::byte> prefix(format::kRecordPrefixBytes);
+  {
+    const auto fd = io::open_for_reading(path_of(victim.segment));
+    ASSERT_TRUE(io::read_at(fd->get(), victim.offset, prefix));
+  }
+  prefix[4] = std::byte{9};  // the version
+  const le64 sum(checksum64(ByteSpan(prefix).first(56)));
+  std::memcpy(prefix.data() + 56, &sum, sizeof sum);
+  {
+    std::fstream file(path_of(victim.segment), std::ios::in | std::ios::out | std::ios::binary);
+    file.seekp(static_cast<std::streamoff>(victim.offset));
+    file.write(reinterpret_cast<const char*>(prefix.data()), 64);
+  }
+  const auto report = Verifier::run(dir_);
+  ASSERT_TRUE(report);
+  ASSERT_FALSE(report->damage.empty());
+  EXPECT_THAT(report->damage[0].text(), HasSubstr("version 9 is newer"));
+  EXPECT_EQ(report->damage[0].bytes, victim.end - victim.offset);
+}
+
+}  // namespace
+}  // namespace vmshadow::store

@@ -1,0 +1,154 @@
+#include "support/golden.h"
+
+#include "format/epoch_records.h"
+#include "format/journal.h"
+#include "format/wire.h"
+
+namespace vmshadow::test {
+
+using format::RecordType;
+
+namespace {
+
+using Bytes = std::vector<std::byte>;
+
+constexpr Generation kGeneration{3};
+constexpr Epoch kEpoch{42};
+
+Bytes record(RecordType type, std::uint32_t sequence, const Bytes& body) {
+  Bytes out;
+  format::append_record(out, {type, sequence, vm_id("web1"), kGeneration, kEpoch}, body);
+  return out;
+}
+
+template <class T>
+Bytes body_of(const T& value) {
+  Bytes body;
+  format::append_body(body, value);
+  return body;
+}
+
+Bytes machine_body() {
+  MachineDescription machine;
+  machine.json = R"({"machine":"pc-q35-7.2"})";
+  machine.configuration = {std::byte{0}, std::byte{0}, std::byte{0}, std::byte{0}};
+  machine.layout = {{{"pc.ram", 16 * kPageBytes}, {"pc.bios", 2 * kPageBytes}}, 2, 0, 4};
+  Bytes body;
+  format::append_machine_body(body, machine);
+  return body;
+}
+
+Bytes raw_group_body() {
+  format::PageGroupHeadBytes head{};
+  head.page_count = 1;
+  head.codec = static_cast<std::uint8_t>(format::Codec::raw);
+  head.payload_bytes = kPageBytes;
+  Bytes body;
+  format::append_struct(body, head);
+  format::append_struct(body, le64(format::PageKey{BlockIndex{0}, PageNumber{5}}.packed()));
+  for (std::size_t i = 0; i < kPageBytes; ++i) body.push_back(static_cast<std::byte>(i % 251));
+  return body;
+}
+
+/// One lz4 block by hand: a literal 0xa5, then that byte repeated, then five literals to end with.
+Bytes lz4_group_body() {
+  Bytes block = {std::byte{0x1f}, std::byte{0xa5}, std::byte{0x01}, std::byte{0x00}};
+  // Of the page's 4096 bytes: 1 literal, the match, and 5 last literals; a match length starts at
+  // 4+15.
+  std::size_t rest = kPageBytes - 1 - 5 - 4 - 15;
+  for (; rest >= 255; rest -= 255) block.push_back(std::byte{0xff});
+  block.push_back(static_cast<std::byte>(rest));
+  block.push_back(std::byte{0x50});
+  block.insert(block.end(), 5, std::byte{0xa5});
+  format::PageGroupHeadBytes head{};
+  head.page_count = 1;
+  head.codec = static_cast<std::uint8_t>(format::Codec::lz4);
+  head.payload_bytes = static_cast<std::uint32_t>(block.size());
+  Bytes body;
+  format::append_struct(body, head);
+  format::append_struct(body, le64(format::PageKey{BlockIndex{0}, PageNumber{6}}.packed()));
+  format::append_bytes(body, block);
+  return body;
+}
+
+Bytes zero_pages_body() {
+  const std::vector<format::ZeroRun> runs = {{{BlockIndex{0}, PageNumber{8}}, 4},
+                                             {{BlockIndex{1}, PageNumber{0}}, 2}};
+  Bytes body;
+  format::append_zero_pages_body(body, runs);
+  return body;
+}
+
+/// A whole full epoch in order, its epoch_end last, and its chain.
+std::vector<Bytes> epoch_records(std::uint64_t& chain) {
+  std::vector<Bytes> records = {
+      record(RecordType::machine, 0, machine_body()),
+      record(RecordType::page_group, 1, raw_group_body()),
+      record(RecordType::page_group, 2, lz4_group_body()),
+      record(RecordType::zero_pages, 3, zero_pages_body()),
+      record(RecordType::device_state, 4, Bytes(3, std::byte{0x77})),
+  };
+  format::EpochSummary summary;
+  for (const Bytes& bytes : records) {
+    summary.chain =
+        format::extend_chain(summary.chain, format::decode_prefix(bytes)->prefix_checksum);
+    summary.record_bytes += bytes.size();
+  }
+  summary.record_count = 5;
+  summary.full = true;
+  summary.cut_wall = WallTime{1'700'000'000'000'000'000};
+  summary.captured_pages = 18;
+  summary.stored_pages = 8;
+  summary.zero_pages = 6;
+  summary.device_bytes = 3;
+  chain = summary.chain;
+  Bytes body;
+  format::append_epoch_end_body(body, summary);
+  records.push_back(record(RecordType::epoch_end, 5, body));
+  return records;
+}
+
+}  // namespace
+
+std::map<std::string, std::vector<std::byte>> golden_files() {
+  std::map<std::string, Bytes> files;
+  std::uint64_t chain = 0;
+  const std::vector<Bytes> epoch = epoch_records(chain);
+  const format::JournalPosition durable{SegmentId{1}, SegmentOffset{format::kSegmentHeadBytes}};
+  files["machine.bin"] = epoch[0];
+  files["page_group_raw.bin"] = epoch[1];
+  files["page_group_lz4.bin"] = epoch[2];
+  files["zero_pages.bin"] = epoch[3];
+  files["device_state.bin"] = epoch[4];
+  files["epoch_end.bin"] = epoch[5];
+  const WallTime wall{1'700'000'000'004'000'000};
+  files["commit.bin"] =
+      record(RecordType::commit, 0, body_of(format::Commit{wall, chain, durable}));
+  files["grant.bin"] = record(RecordType::grant, 0, body_of(format::Grant{wall, "web1", durable}));
+  format::append_record(files["pad.bin"], {RecordType::pad, 0, {}, {}, {}},
+                        body_of(format::Pad{durable}));
+  files["hello.bin"] = record(RecordType::hello, 0, body_of(format::Hello{1, 1, 0, 4096, "web1"}));
+  files["welcome.bin"] =
+      record(RecordType::welcome, 0, body_of(format::Welcome{1, 0, kGeneration, kEpoch}));
+  files["ack.bin"] =
+      record(RecordType::ack, 0, body_of(format::Ack{wall, std::chrono::microseconds{1500}}));
+  files["refusal.bin"] =
+      record(RecordType::refusal, 0, body_of(format::Refusal{Errc::in_use, "VM is taken"}));
+  files["ping.bin"] = record(RecordType::ping, 0, {});
+
+  format::StoreId store{};
+  for (std::size_t i = 0; i < store.size(); ++i) store[i] = static_cast<std::byte>(i);
+  Bytes& segment = files["segment.bin"];
+  segment = format::encode_segment_head({store, SegmentId{1}, wall});
+  std::vector<Bytes> all = epoch;
+  all.insert(all.begin(), files["grant.bin"]);
+  all.push_back(files["commit.bin"]);
+  all.push_back(files["pad.bin"]);
+  for (const Bytes& bytes : all) {
+    format::append_bytes(segment, bytes);
+    segment.resize(segment.size() + format::alignment_gap(segment.size()));
+  }
+  return files;
+}
+
+}  // namespace vmshadow::test
