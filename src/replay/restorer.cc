@@ -185,7 +185,7 @@ class MonitoredRestore {
                                 : std::move(error.message);
     if (ended && session_ == nullptr) message = fmt::format("QEMU {} as it started", *ended);
     message += tail.empty() ? fmt::format(" (its log {} is empty)", process_->log_path())
-                            : fmt::format("; it said: {}", tail);
+                            : fmt::format("; it said: {} (from {})", tail, process_->log_path());
     return Error{ended ? Errc::closed : error.code, std::move(message)};
   }
 

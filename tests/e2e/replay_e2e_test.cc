@@ -4,17 +4,24 @@
 #include <gtest/gtest.h>
 #include <nlohmann/json.hpp>
 #include <signal.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
+#include <algorithm>
+#include <array>
+#include <cstdio>
 #include <cstdlib>
 #include <cstring>
 #include <filesystem>
 #include <fstream>
 #include <thread>
 
+#include "delta/epoch_encoder.h"
+#include "io/append_file.h"
 #include "io/socket.h"
 #include "qmp/commands.h"
 #include "replay/restorer.h"
+#include "store/store.h"
 #include "support/memory_epoch_image.h"
 #include "support/migration_stream_parser.h"
 
@@ -177,6 +184,75 @@ class ReplayE2eTest : public ::testing::Test {
     return report;
   }
 
+  /// Puts image_ into a store at path("store") as two epochs of VM "web1": the first with other
+  /// bytes in every held page, the second with image_'s.
+  void store_image() {
+    auto files = io::make_file_system(io::FileBackend::automatic);
+    ASSERT_TRUE(files) << files.error().message;
+    auto opened = store::Store::open(path("store"), system_clock(), *std::move(files));
+    ASSERT_TRUE(opened) << opened.error().message;
+    auto session = (*opened)->open_session("web1", "a test");
+    ASSERT_TRUE(session) << session.error().message;
+    delta::EpochEncoder encoder(PageHasher::create().value(), vm_id("web1"),
+                                (*session)->generation());
+    const MemoryEpochImage::Page other = [] {
+      MemoryEpochImage::Page page;
+      page.fill(std::byte{0xee});
+      return page;
+    }();
+    for (const bool full : {true, false}) {
+      std::vector<std::byte> records;
+      const Epoch epoch = (*session)->next_epoch();
+      encoder.begin({epoch, full, full ? &image_.machine_ : nullptr}, records);
+      PageBatch batch;
+      for (const auto& [place, page] : image_.pages_) {
+        batch.pages.push_back({place.first, place.second, full ? other.data() : page.data()});
+      }
+      encoder.add(batch, records);
+      EpochEnd end;
+      end.epoch = epoch;
+      end.cut_wall = system_clock().wall();
+      end.device_state = image_.device_state_;
+      static_cast<void>(encoder.end(end, records));
+      append_and_commit(**session, records);
+    }
+  }
+  static void append_and_commit(EpochSession& session, ByteSpan records) {
+    while (!records.empty()) {
+      const auto prefix = format::decode_prefix(records);
+      ASSERT_TRUE(prefix) << prefix.error().message;
+      const ByteSpan record = records.first(format::kRecordPrefixBytes + prefix->body_bytes);
+      records = records.subspan(record.size());
+      if (records.empty()) {
+        const auto receipt = session.commit(record);
+        ASSERT_TRUE(receipt) << receipt.error().message;
+      } else {
+        const auto appended = session.append(record);
+        ASSERT_TRUE(appended) << appended.error().message;
+      }
+    }
+  }
+
+  struct Outcome {
+    int exit_code;
+    std::string out;  ///< stdout and stderr
+  };
+  /// Runs shadow-replay on path("store").
+  Outcome shadow_replay(const std::string& arguments) const {
+    const std::string command = std::string(VMSHADOW_SHADOW_REPLAY) + " --store " + path("store") +
+                                " " + arguments + " 2>&1";
+    FILE* const pipe = ::popen(command.c_str(), "r");
+    Outcome outcome{-1, {}};
+    if (pipe == nullptr) return outcome;
+    std::array<char, 4096> piece{};
+    while (const std::size_t got = std::fread(piece.data(), 1, piece.size(), pipe)) {
+      outcome.out.append(piece.data(), got);
+    }
+    const int status = ::pclose(pipe);
+    outcome.exit_code = WIFEXITED(status) ? WEXITSTATUS(status) : -1;
+    return outcome;
+  }
+
   fs::path folder_;
   std::vector<std::unique_ptr<QemuProcess>> processes_;
   std::vector<pid_t> released_;
@@ -310,6 +386,69 @@ TEST_F(ReplayE2eTest, WhatIsMissingIsNamed) {
   ASSERT_FALSE(no_address);
   EXPECT_EQ(no_address.error().code, Errc::invalid_argument);
   EXPECT_THAT(no_address.error().message, HasSubstr("unix:PATH or tcp:HOST:PORT"));
+}
+
+TEST_F(ReplayE2eTest, FromTheStoreByTheProgramAndBackToTheSameRam) {
+  capture(/*paused=*/true);
+  store_image();
+
+  const auto listed = shadow_replay("--json list web1");
+  ASSERT_EQ(listed.exit_code, 0) << listed.out;
+  const auto list = nlohmann::json::parse(listed.out);
+  ASSERT_EQ(list["vms"][0]["epochs"].size(), 2u);
+  EXPECT_EQ(list["vms"][0]["epochs"][0]["full"], true);
+  EXPECT_EQ(list["vms"][0]["epochs"][1]["full"], false);
+  EXPECT_THAT(shadow_replay("list").out, HasSubstr("web1"));
+  const auto verified = shadow_replay("verify");
+  EXPECT_EQ(verified.exit_code, 0) << verified.out;
+  EXPECT_THAT(verified.out, HasSubstr("VM 'web1': 2 epochs can be restored"));
+
+  const auto dry = shadow_replay("restore --dry-run --extra-arg=-snapshot");
+  EXPECT_EQ(dry.exit_code, 0) << dry.out;
+  EXPECT_THAT(dry.out, HasSubstr("-snapshot -qmp unix:"));
+  EXPECT_THAT(dry.out, ::testing::Not(HasSubstr("source.qmp")));
+
+  const auto restored = shadow_replay("--json restore web1 --run-dir " + folder_.string());
+  ASSERT_EQ(restored.exit_code, 0) << restored.out;
+  const auto report = nlohmann::json::parse(restored.out);
+  released_.push_back(report["pid"].get<pid_t>());
+  EXPECT_EQ(report["epoch"], list["vms"][0]["epochs"][1]["epoch"]);
+  EXPECT_EQ(report["run_state"], "paused");
+  EXPECT_EQ(report["newer_epochs"], 0);
+  const auto session = qmp::Session::connect(report["qmp"].get<std::string>());
+  ASSERT_TRUE(session) << session.error().message;
+  EXPECT_TRUE(ram_of(**session) == source_ram_);
+}
+
+TEST_F(ReplayE2eTest, TheProgramsRefusalsAreOneSentence) {
+  capture(/*paused=*/true);
+  store_image();
+  struct Case {
+    const char* arguments;
+    int exit_code;
+    const char* words;
+  };
+  const Case cases[] = {
+      {"restore nobody", 1, "no VM 'nobody' in the store, which holds: web1"},
+      {"restore web1 --epoch 77", 1, "VM 'web1' has no committed epoch 77"},
+      {"restore web1 --epoch soon", 2, "--epoch: 'soon' is neither a number nor 'latest'"},
+      {"restore web1 --set nothing", 2, "'nothing' is not of the form OLD=NEW"},
+      {"restore web1 --set /absent=/x", 1, "'/absent' occurs in no argument"},
+      {"restore web1 --env =x", 2, "--env"},
+      {"restore web1 --qmp /a --incoming unix:/b", 2, "excludes"},
+      {"restore web1 --qmp /a --dry-run", 2, "excludes"},
+      {"restore web1 --incoming unix:/nowhere/in.sock", 1, "/nowhere/in.sock"},
+      {"restore web1 --qemu /nowhere/qemu --run-dir /tmp", 1, "no QEMU executable '/nowhere/qemu'"},
+      {"frobnicate", 2, "--help"},
+      {"", 2, "subcommand"},
+  };
+  for (const Case& c : cases) {
+    const auto outcome = shadow_replay(c.arguments);
+    EXPECT_EQ(outcome.exit_code, c.exit_code) << c.arguments << ": " << outcome.out;
+    EXPECT_TRUE(outcome.out.starts_with("shadow-replay: ")) << c.arguments << ": " << outcome.out;
+    EXPECT_THAT(outcome.out, HasSubstr(c.words)) << c.arguments;
+    EXPECT_EQ(std::count(outcome.out.begin(), outcome.out.end(), '\n'), 1) << outcome.out;
+  }
 }
 
 }  // namespace
