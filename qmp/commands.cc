@@ -234,6 +234,22 @@ Result<std::vector<Obstacle>> find_obstacles(Session& session) {
   return found;
 }
 
+Result<std::vector<std::string>> query_writable_disks(Session& session) {
+  VMSHADOW_ASSIGN(const Json reply, session.execute("query-block"));
+  std::vector<std::string> disks;
+  for (const Json& disk : reply) {
+    const Json* inserted = member(disk, "inserted");
+    if (inserted == nullptr || bool_member(*inserted, "ro").value_or(false)) continue;
+    for (const char* key : {"qdev", "device"}) {
+      const std::string* name = string_member(disk, key);
+      if (name == nullptr || name->empty()) continue;
+      disks.push_back(*name);
+      break;
+    }
+  }
+  return disks;
+}
+
 Status pmemsave(Session& session, std::uint64_t address, std::uint64_t bytes,
                 const std::string& path) {
   return run(session, "pmemsave", {{"val", address}, {"size", bytes}, {"filename", path}});

@@ -70,6 +70,9 @@ struct Obstacle {
 };
 [[nodiscard]] Result<std::vector<Obstacle>> find_obstacles(Session& session);
 
+/// Disks with a medium that the guest may write to, by qdev id, qdev path or device name.
+[[nodiscard]] Result<std::vector<std::string>> query_writable_disks(Session& session);
+
 /// Saves guest-physical memory to a file that QEMU creates.
 [[nodiscard]] Status pmemsave(Session& session, std::uint64_t address, std::uint64_t bytes,
                               const std::string& path);

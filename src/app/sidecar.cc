@@ -103,7 +103,9 @@ int run_sidecar(const SidecarOptions& options, const StopSignal& stop, capture::
     return kExitFailed;
   }
   // Before the store grants a generation for a VM that cannot be captured anyway.
-  if (auto able = capture::probe_colo(**session); !able) {
+  Status able = capture::probe_colo(**session);
+  if (able && !options.ignore_disks) able = capture::refuse_unprotected_disks(**session);
+  if (!able) {
     say(fmt::format("VM '{}' cannot be protected: {}", options.vm_name, able.error().message));
     return kExitFailed;
   }

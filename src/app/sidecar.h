@@ -22,6 +22,8 @@ struct SidecarOptions {
   std::chrono::milliseconds interval{200};
   /// Stop, in order, after this many epochs beside the full pass; nullopt: until told.
   std::optional<std::uint64_t> epochs;
+  /// Protect RAM and devices of a VM that also has writable disks.
+  bool ignore_disks = false;
   ReportStyle report = ReportStyle::quiet;
   std::FILE* report_to = stdout;
 };

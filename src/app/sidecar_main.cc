@@ -43,6 +43,8 @@ int main(int argc, char** argv) {
       ->capture_default_str()
       ->check(CLI::Range(std::uint64_t{1}, std::uint64_t{86'400'000}));
   auto* epochs_option = cli.add_option("--epochs", epochs, "stop after this many epochs");
+  cli.add_flag("--ignore-disks", options.ignore_disks,
+               "protect RAM and devices of a VM that also has writable disks");
   cli.add_flag("--json", json, "one JSON object a line on stdout: attached, epoch, summary");
   cli.add_flag("--quiet", quiet, "no status line and no summary");
   cli.add_flag("--verbose", verbose, "log more");

@@ -1,6 +1,7 @@
 #include "capture/colo_probe.h"
 
 #include <fmt/format.h>
+#include <fmt/ranges.h>
 
 #include <algorithm>
 
@@ -69,6 +70,16 @@ Status probe_colo(qmp::Session& session) {
         fmt::format("the VM is not running (status {}); start or resume it first", run_state.text));
   }
   return {};
+}
+
+Status refuse_unprotected_disks(qmp::Session& session) {
+  VMSHADOW_ASSIGN(const auto disks, qmp::query_writable_disks(session));
+  if (disks.empty()) return {};
+  return fail(Errc::unsupported,
+              fmt::format("it has disks that it writes to ({}), and disks are not protected yet: a "
+                          "restore would put its RAM beside disks of another moment; "
+                          "--ignore-disks protects RAM and devices alone",
+                          fmt::join(disks, ", ")));
 }
 
 }  // namespace vmshadow::capture
