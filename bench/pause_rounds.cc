@@ -35,8 +35,7 @@ Result<std::vector<PauseSample>> run_floor(const PauseOptions& options, qmp::Ses
                                            const capture::VmEvents& events) {
   DiscardingSecondary secondary(session, events);
   VMSHADOW_TRY(secondary.attach());
-  VMSHADOW_ASSIGN(auto samples,
-                  take_samples(options, [&] { return secondary.take_epoch(); }));
+  VMSHADOW_ASSIGN(auto samples, take_samples(options, [&] { return secondary.take_epoch(); }));
   VMSHADOW_TRY(secondary.detach());
   return samples;
 }
@@ -76,8 +75,8 @@ Result<std::vector<PauseRound>> measure_pauses(const PauseOptions& options) {
   for (unsigned i = 0; i < options.rounds; ++i) {
     PauseRound round;
     for (const bool floor : {i % 2 == 0, i % 2 != 0}) {
-      auto samples = floor ? run_floor(options, *session, events)
-                           : run_vmshadow(options, *session, events);
+      auto samples =
+          floor ? run_floor(options, *session, events) : run_vmshadow(options, *session, events);
       if (!samples) {
         return fail(std::move(samples).error().with_context(
             fmt::format("round {}, {}", i, floor ? "floor" : "vmshadow")));

@@ -33,9 +33,9 @@ struct PauseRound {
 [[nodiscard]] Result<std::vector<PauseRound>> measure_pauses(const PauseOptions& options);
 
 struct PauseReport {
-  unsigned pairs{};                 ///< rounds
-  std::size_t epochs_each{};        ///< counted epochs per secondary
-  double pages_p50{};               ///< dirty pages per epoch, both
+  unsigned pairs{};           ///< rounds
+  std::size_t epochs_each{};  ///< counted epochs per secondary
+  double pages_p50{};         ///< dirty pages per epoch, both
   double floor_ms_p50{}, floor_ms_p99{};
   double vmshadow_ms_p50{}, vmshadow_ms_p99{};
   /// Median over the rounds of (vmshadow's median pause / the floor's).

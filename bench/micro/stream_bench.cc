@@ -1,5 +1,5 @@
-// How fast the migration stream parser goes over bytes that are already in memory, in the chunks the
-// drain reads: pages by name, pages by CONTINUE, zero pages.
+// How fast the migration stream parser goes over bytes that are already in memory, in the chunks
+// the drain reads: pages by name, pages by CONTINUE, zero pages.
 #include <benchmark/benchmark.h>
 
 #include <string>

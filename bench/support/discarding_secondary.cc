@@ -1,7 +1,8 @@
 #include "support/discarding_secondary.h"
 
-#include <cstring>
 #include <nlohmann/json.hpp>
+
+#include <cstring>
 #include <thread>
 #include <utility>
 
@@ -33,9 +34,8 @@ DiscardingSecondary::~DiscardingSecondary() { static_cast<void>(detach()); }
 Result<Event> DiscardingSecondary::next() {
   for (;;) {
     pages_.clear();
-    VMSHADOW_ASSIGN(
-        const MigrationStream::Step step,
-        stream_.parse(ByteSpan(buffer_).subspan(parsed_, filled_ - parsed_), pages_));
+    VMSHADOW_ASSIGN(const MigrationStream::Step step,
+                    stream_.parse(ByteSpan(buffer_).subspan(parsed_, filled_ - parsed_), pages_));
     parsed_ += step.consumed;
     if (step.event != Event::need_more) return step.event;
     std::memmove(buffer_.data(), buffer_.data() + parsed_, filled_ - parsed_);
@@ -58,8 +58,8 @@ Status DiscardingSecondary::expect(Event wanted) {
 Status DiscardingSecondary::send(std::initializer_list<ColoMessage> messages) {
   for (const ColoMessage message : messages) {
     const be32 word(static_cast<std::uint32_t>(message));
-    VMSHADOW_TRY(io::write_all(fd_.get(), std::as_bytes(std::span(&word, 1)),
-                               io::deadline_after(kStall)));
+    VMSHADOW_TRY(
+        io::write_all(fd_.get(), std::as_bytes(std::span(&word, 1)), io::deadline_after(kStall)));
   }
   return {};
 }
@@ -87,9 +87,8 @@ Status DiscardingSecondary::attach() {
   // What has arrived by now is the whole device tail.
   for (;;) {
     pages_.clear();
-    VMSHADOW_ASSIGN(
-        const MigrationStream::Step step,
-        stream_.parse(ByteSpan(buffer_).subspan(parsed_, filled_ - parsed_), pages_));
+    VMSHADOW_ASSIGN(const MigrationStream::Step step,
+                    stream_.parse(ByteSpan(buffer_).subspan(parsed_, filled_ - parsed_), pages_));
     parsed_ = filled_ = 0;
     auto got = io::read_some(fd_.get(), buffer_, io::deadline_after({}));
     if (!got && got.error().code == Errc::timed_out) break;

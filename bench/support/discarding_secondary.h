@@ -1,8 +1,8 @@
 // The floor under every pause: a COLO secondary that discards all it reads.
 //
 // It speaks the same protocol and acknowledges at the same points as ColoSource, but reads into one
-// small buffer that stays in the cache, keeps no page, and hands nothing on. What a pause costs with
-// it is what QEMU's own work costs.
+// small buffer that stays in the cache, keeps no page, and hands nothing on. What a pause costs
+// with it is what QEMU's own work costs.
 #pragma once
 
 #include <chrono>

@@ -16,8 +16,8 @@ namespace vmshadow::capture {
 /// (Errc::in_use). Touches nothing.
 [[nodiscard]] Status probe_colo(qmp::Session& session);
 
-/// Refuses (Errc::unsupported) a VM with disks it may write to: an epoch holds RAM and devices alone,
-/// and RAM restored beside a disk of another moment is a damaged file system.
+/// Refuses (Errc::unsupported) a VM with disks it may write to: an epoch holds RAM and devices
+/// alone, and RAM restored beside a disk of another moment is a damaged file system.
 [[nodiscard]] Status refuse_unprotected_disks(qmp::Session& session);
 
 }  // namespace vmshadow::capture

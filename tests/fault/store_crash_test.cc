@@ -106,10 +106,10 @@ class StoreCrashTest : public testing::Test {
 std::uint64_t count_operations() {
   const test::TempDir temp;
   test::FaultyDisk disk;
-  Workload workload(temp.path("store"));
+  Workload workload(temp.file("store"));
   workload.run(disk);
   EXPECT_TRUE(workload.errors.empty()) << workload.errors[0].message;
-  const auto reader = Reader::open(temp.path("store"));
+  const auto reader = Reader::open(temp.file("store"));
   EXPECT_TRUE(reader) << reader.error().message;
   EXPECT_EQ(workload.model.check(**reader), "");
   EXPECT_EQ((*reader)->vm("web")->epochs.size(), 8u);
@@ -125,12 +125,12 @@ TEST_F(StoreCrashTest, PowerCutAtEveryOperation) {
       const test::TempDir temp;
       test::FaultyDisk disk;
       disk.crash_at(n);
-      Workload workload(temp.path("store"));
+      Workload workload(temp.file("store"));
       workload.run(disk);
       disk.crash(n * 100 + seed);
 
       auto store =
-          Store::open(temp.path("store"), system_clock(), disk.file_system(), small_options());
+          Store::open(temp.file("store"), system_clock(), disk.file_system(), small_options());
       ASSERT_TRUE(store) << store.error().message;
       EXPECT_TRUE((*store)->damage().empty()) << (*store)->damage()[0].text();
       ASSERT_EQ(workload.model.check(*(*store)->reader()), "");
@@ -139,7 +139,7 @@ TEST_F(StoreCrashTest, PowerCutAtEveryOperation) {
       ASSERT_TRUE(more) << more.error().message;
       ASSERT_EQ(workload.model.check(*(*store)->reader()), "");
       store->reset();
-      const auto reader = Reader::open(temp.path("store"));
+      const auto reader = Reader::open(temp.file("store"));
       ASSERT_TRUE(reader) << reader.error().message;
       EXPECT_TRUE((*reader)->damage().empty()) << (*reader)->damage()[0].text();
       ASSERT_EQ(workload.model.check(**reader), "");
@@ -154,14 +154,14 @@ TEST_F(StoreCrashTest, WriteErrorAtEveryOperationPoisons) {
     const test::TempDir temp;
     test::FaultyDisk disk;
     disk.fail_at(n, EIO, n % 3 == 0 ? 700 : 0);
-    Workload workload(temp.path("store"));
+    Workload workload(temp.file("store"));
     workload.run(disk);
     // All refusals of one opened store give the same reason.
     for (std::size_t i = 1; i < workload.errors.size(); ++i) {
       EXPECT_EQ(workload.errors[i].code, Errc::io);
     }
     const auto store =
-        Store::open(temp.path("store"), system_clock(), disk.file_system(), small_options());
+        Store::open(temp.file("store"), system_clock(), disk.file_system(), small_options());
     ASSERT_TRUE(store) << store.error().message;
     EXPECT_TRUE((*store)->damage().empty()) << (*store)->damage()[0].text();
     ASSERT_EQ(workload.model.check(*(*store)->reader()), "");
@@ -172,7 +172,7 @@ TEST_F(StoreCrashTest, APoisonedLogKeepsItsReason) {
   const test::TempDir temp;
   test::FaultyDisk disk;
   EpochMaker maker("web", 8);
-  auto store = Store::open(temp.path("store"), system_clock(), disk.file_system());
+  auto store = Store::open(temp.file("store"), system_clock(), disk.file_system());
   ASSERT_TRUE(store);
   auto session = (*store)->open_session("web", "p");
   ASSERT_TRUE(session);

@@ -158,7 +158,7 @@ class StoreDamageTest : public testing::Test {
   }
 
   test::TempDir temp_;
-  const std::string dir_ = temp_.path("store");
+  const std::string dir_ = temp_.file("store");
   StoreOptions options_;
   EpochMaker web_{"web", 8};
   EpochMaker db_{"db", 8};

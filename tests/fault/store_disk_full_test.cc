@@ -33,7 +33,7 @@ class StoreDiskFullTest : public testing::Test {
     return std::move(*store);
   }
   test::TempDir temp_;
-  const std::string dir_ = temp_.path("store");
+  const std::string dir_ = temp_.file("store");
   test::FaultyDisk disk_;
   test::StoreModel model_;
 };

@@ -1,6 +1,7 @@
 #include "support/replication_rig.h"
 
 #include <fmt/format.h>
+#include <nlohmann/json.hpp>
 #include <poll.h>
 #include <signal.h>
 #include <unistd.h>
@@ -8,7 +9,6 @@
 #include <cstdlib>
 #include <fstream>
 #include <iterator>
-#include <nlohmann/json.hpp>
 #include <sstream>
 
 #include "store/reader.h"
@@ -39,7 +39,6 @@ bool poll_until(io::Deadline deadline, Ready ready) {
   return true;
 }
 
-
 }  // namespace
 
 std::string program_path(const std::string& name) {
@@ -52,8 +51,8 @@ Result<Ran> run_program(std::vector<std::string> argv, seconds limit) {
   const TempDir scratch;
   ProcessOptions options;
   options.argv = std::move(argv);
-  options.stdout_file = scratch.path("out");
-  options.stderr_file = scratch.path("err");
+  options.stdout_file = scratch.file("out");
+  options.stderr_file = scratch.file("err");
   VMSHADOW_ASSIGN(Process process, Process::spawn(options));
   VMSHADOW_ASSIGN(const ExitStatus status, process.wait(io::deadline_after(limit)));
   return Ran{status, read_file(options.stdout_file), read_file(options.stderr_file)};
@@ -62,31 +61,29 @@ Result<Ran> run_program(std::vector<std::string> argv, seconds limit) {
 // ---- store
 
 Result<StoreProgram> StoreProgram::start(const std::string& directory,
-                                         std::vector<std::string> extra_args,
-                                         std::uint16_t port) {
+                                         std::vector<std::string> extra_args, std::uint16_t port) {
   StoreProgram store;
   store.directory_ = directory;
   ProcessOptions options;
-  options.argv = {program_path("vmshadow-store"), "--dir", directory, "--listen",
+  options.argv = {program_path("vmshadow-store"),    "--dir",       directory, "--listen",
                   fmt::format("127.0.0.1:{}", port), "--print-port"};
   options.argv.insert(options.argv.end(), extra_args.begin(), extra_args.end());
-  options.stdout_file = store.scratch_->path("port");
-  options.stderr_file = store.scratch_->path("messages");
+  options.stdout_file = store.scratch_->file("port");
+  options.stderr_file = store.scratch_->file("messages");
   VMSHADOW_ASSIGN(Process process, Process::spawn(options));
   store.process_.emplace(std::move(process));
   const bool decided = poll_until(io::deadline_after(kStartWithin), [&] {
     return read_file(options.stdout_file).find('\n') != std::string::npos ||
            !store.process_->running();
   });
-  store.port_ =
-      static_cast<std::uint16_t>(std::atoi(read_file(options.stdout_file).c_str()));
+  store.port_ = static_cast<std::uint16_t>(std::atoi(read_file(options.stdout_file).c_str()));
   if (!decided || store.port_ == 0) {
     return fail(Errc::closed, "the store did not start: " + store.messages());
   }
   return store;
 }
 
-std::string StoreProgram::messages() const { return read_file(scratch_->path("messages")); }
+std::string StoreProgram::messages() const { return read_file(scratch_->file("messages")); }
 
 Result<ExitStatus> StoreProgram::stop() {
   VMSHADOW_TRY(process_->signal(SIGTERM));
@@ -98,30 +95,37 @@ Result<ExitStatus> StoreProgram::stop() {
 Result<SidecarProgram> SidecarProgram::start(const SidecarConfig& config) {
   SidecarProgram sidecar;
   ProcessOptions options;
-  options.argv = {program_path("vmshadow-sidecar"), "--vm", config.vm, "--qmp", config.qmp_path,
-                  "--store", config.store, "--interval-ms",
-                  std::to_string(config.interval.count()), "--json"};
+  options.argv = {program_path("vmshadow-sidecar"),
+                  "--vm",
+                  config.vm,
+                  "--qmp",
+                  config.qmp_path,
+                  "--store",
+                  config.store,
+                  "--interval-ms",
+                  std::to_string(config.interval.count()),
+                  "--json"};
   options.argv.insert(options.argv.end(), config.extra_args.begin(), config.extra_args.end());
-  options.stdout_file = sidecar.scratch_->path("lines");
-  options.stderr_file = sidecar.scratch_->path("messages");
+  options.stdout_file = sidecar.scratch_->file("lines");
+  options.stderr_file = sidecar.scratch_->file("messages");
   VMSHADOW_ASSIGN(Process process, Process::spawn(options));
   sidecar.process_.emplace(std::move(process));
   return sidecar;
 }
 
 Result<pid_t> SidecarProgram::worker_pid() const {
-  const std::string children = read_file(
-      fmt::format("/proc/{}/task/{}/children", process_->pid(), process_->pid()));
+  const std::string children =
+      read_file(fmt::format("/proc/{}/task/{}/children", process_->pid(), process_->pid()));
   const int pid = std::atoi(children.c_str());
   if (pid <= 0) return fail(Errc::not_found, "the sidecar has no worker");
   return static_cast<pid_t>(pid);
 }
 
-std::string SidecarProgram::messages() const { return read_file(scratch_->path("messages")); }
+std::string SidecarProgram::messages() const { return read_file(scratch_->file("messages")); }
 
 std::vector<Json> SidecarProgram::lines() const {
   std::vector<Json> lines;
-  std::istringstream text(read_file(scratch_->path("lines")));
+  std::istringstream text(read_file(scratch_->file("lines")));
   for (std::string line; std::getline(text, line);) {
     // The last line may still be in the making.
     if (auto json = Json::parse(line, nullptr, false); !json.is_discarded()) {
@@ -178,10 +182,10 @@ Result<std::unique_ptr<RestoredGuest>> RestoredGuest::restore(const std::string&
   std::unique_ptr<RestoredGuest> guest(new RestoredGuest);
   // The recorded command line names the original's sockets; the restored QEMU connects to ours.
   if (original.has_console()) {
-    VMSHADOW_ASSIGN(guest->console_owned_, Console::listen(guest->directory_.path("console")));
+    VMSHADOW_ASSIGN(guest->console_owned_, Console::listen(guest->directory_.file("console")));
   }
   if (original.has_witness()) {
-    VMSHADOW_ASSIGN(guest->witness_owned_, Console::listen(guest->directory_.path("witness")));
+    VMSHADOW_ASSIGN(guest->witness_owned_, Console::listen(guest->directory_.file("witness")));
   }
   guest->witness_ = guest->witness_owned_.get();
   guest->console_ = guest->console_owned_ ? guest->console_owned_.get() : guest->witness_;
@@ -197,7 +201,8 @@ Result<std::unique_ptr<RestoredGuest>> RestoredGuest::restore(const std::string&
   guest->timing_.replied = std::chrono::duration_cast<std::chrono::microseconds>(
       system_clock().monotonic() - guest->timing_.asked);
   if (!ran.status.success()) {
-    return fail(Errc::io, fmt::format("shadow-replay ended with {}: {}", ran.status.text(), ran.err));
+    return fail(Errc::io,
+                fmt::format("shadow-replay ended with {}: {}", ran.status.text(), ran.err));
   }
   guest->report_ = std::make_unique<Json>(Json::parse(ran.out, nullptr, false));
   if (guest->report_->is_discarded()) return fail(Errc::protocol, "not JSON: " + ran.out);

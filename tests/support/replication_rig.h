@@ -1,6 +1,8 @@
-// The real programs around a guest: a store, a sidecar, a restore; started, told, stopped and judged
-// as an operator would, through their command lines, exit codes and words.
+// The real programs around a guest: a store, a sidecar, a restore; started, told, stopped and
+// judged as an operator would, through their command lines, exit codes and words.
 #pragma once
+
+#include <nlohmann/json_fwd.hpp>
 
 #include <chrono>
 #include <cstdint>
@@ -8,8 +10,6 @@
 #include <optional>
 #include <string>
 #include <vector>
-
-#include <nlohmann/json_fwd.hpp>
 
 #include <vmshadow/result.h>
 #include <vmshadow/shadow_reader.h>
@@ -87,7 +87,7 @@ class SidecarProgram {
 class RestoredGuest {
  public:
   struct Timing {
-    MonotonicTime asked;  ///< just before shadow-replay was started
+    MonotonicTime asked;                  ///< just before shadow-replay was started
     std::chrono::microseconds replied{};  ///< until it had reported success
   };
   /// `original` tells the paths to move; it need not run any more. `epoch`: a number or "latest".

@@ -1,28 +1,36 @@
-// A directory of its own for one test, removed afterwards.
+// A directory that disappears with its owner. Its path is short: unix sockets must fit into it.
 #pragma once
 
-#include <stdlib.h>
-
+#include <cstdlib>
 #include <filesystem>
 #include <string>
+#include <system_error>
+#include <utility>
+
+#include "base/assert.h"
 
 namespace vmshadow::test {
 
 class TempDir {
  public:
-  TempDir() {
-    std::string pattern =
-        (std::filesystem::temp_directory_path() / "vmshadow-test-XXXXXX").string();
-    path_ = ::mkdtemp(pattern.data()) == nullptr ? std::string() : pattern;
+  TempDir() : path_("/tmp/vmshadow-XXXXXX") {
+    if (const char* base = std::getenv("TMPDIR");
+        base != nullptr && std::string(base).size() < 40) {
+      path_ = std::string(base) + "/vmshadow-XXXXXX";
+    }
+    VMSHADOW_ASSERT(::mkdtemp(path_.data()) != nullptr);
   }
+  TempDir(TempDir&& other) noexcept : path_(std::exchange(other.path_, {})) {}
+  TempDir(const TempDir&) = delete;
+  TempDir& operator=(const TempDir&) = delete;
+  TempDir& operator=(TempDir&&) = delete;
   ~TempDir() {
     std::error_code ignored;
     if (!path_.empty()) std::filesystem::remove_all(path_, ignored);
   }
-  TempDir(const TempDir&) = delete;
-  TempDir& operator=(const TempDir&) = delete;
+
   [[nodiscard]] const std::string& path() const { return path_; }
-  [[nodiscard]] std::string path(const std::string& name) const { return path_ + "/" + name; }
+  [[nodiscard]] std::string file(const std::string& name) const { return path_ + "/" + name; }
 
  private:
   std::string path_;

@@ -26,7 +26,7 @@ using testing::HasSubstr;
 
 class StoreTest : public testing::TestWithParam<io::FileBackend> {
  protected:
-  std::string dir() const { return temp_.path("store"); }
+  std::string dir() const { return temp_.file("store"); }
   Result<std::unique_ptr<Store>> try_open(StoreOptions options = {}) {
     auto files = io::make_file_system(GetParam());
     if (!files) return fail(std::move(files).error());
