@@ -49,6 +49,10 @@ void IndexBuilder::add(JournalPosition at, const format::RecordPrefix& prefix, B
         note(at, 0, grant.error().message);
         return;
       }
+      if (vm_id(grant->vm_name) != id) {
+        note(at, 0, fmt::format("a grant to '{}' has another VM's id", grant->vm_name));
+        return;
+      }
       index_.add_grant(id, grant->vm_name, prefix.head.generation);
       settle_uncommitted(id, vms_[id], at);
       return;

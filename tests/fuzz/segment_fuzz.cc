@@ -1,0 +1,75 @@
+// A whole segment through recovery: it always ends, and every epoch it then lists has what it
+// needs.
+//
+// The first byte says what follows: even, a segment's bytes; odd, a recipe of records that are then
+// made with checksums that hold, for the fuzzer to get past them:
+//
+//   type (1, index into kTypes)  sequence (1)  who (1: VM, generation, epoch)  body bytes (le16)
+//   body
+#include <array>
+#include <cstddef>
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "base/assert.h"
+#include "format/journal.h"
+#include "store/recovery.h"
+
+namespace {
+
+using namespace vmshadow;
+using format::RecordType;
+
+constexpr std::array kTypes = {
+    RecordType::machine,      RecordType::page_group, RecordType::zero_pages,
+    RecordType::device_state, RecordType::epoch_end,  RecordType::commit,
+    RecordType::grant,        RecordType::pad,        RecordType::hello};
+const std::array<std::string, 2> kNames = {"web1", "db"};
+
+std::vector<std::byte> cook(ByteSpan recipe) {
+  std::vector<std::byte> segment(format::kSegmentHeadBytes);
+  while (recipe.size() >= 5) {
+    const auto at = [&](std::size_t i) { return std::to_integer<unsigned>(recipe[i]); };
+    const format::RecordHead head{kTypes[at(0) % kTypes.size()], at(1), vm_id(kNames[at(2) & 1]),
+                                  Generation{at(2) >> 1 & 3}, Epoch{at(2) >> 3}};
+    const std::size_t wanted = at(3) | at(4) << 8;
+    const ByteSpan body = recipe.subspan(5, std::min(wanted, recipe.size() - 5));
+    format::append_record(segment, head, body);
+    segment.resize(segment.size() + format::alignment_gap(segment.size()));
+    recipe = recipe.subspan(5 + body.size());
+  }
+  return segment;
+}
+
+void recover_all(ByteSpan segment, bool is_last) {
+  store::Recovery recovery;
+  recovery.index = std::make_shared<store::JournalIndex>();
+  store::IndexBuilder builder(*recovery.index);
+  const store::MemorySource source(segment);
+  store::recover_segment(SegmentId{1}, source, is_last, {}, recovery, builder);
+  for (const store::Damage& damage : builder.finish()) {
+    VMSHADOW_ASSERT(!damage.text().empty());
+  }
+  VMSHADOW_ASSERT(is_last || !recovery.torn_tail);
+  for (const VmInfo& vm : recovery.index->vms()) {
+    for (const EpochInfo& epoch : vm.epochs) {
+      if (vm_id(vm.name) != vm.id) break;  // only its id is known
+      const auto chain = recovery.index->chain(vm.name, epoch.epoch);
+      VMSHADOW_ASSERT(chain && chain->front()->machine != nullptr);
+      VMSHADOW_ASSERT(chain->back()->info.epoch == epoch.epoch);
+    }
+  }
+}
+
+}  // namespace
+
+extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size) {
+  if (size == 0) return 0;
+  const ByteSpan input = std::as_bytes(std::span(data + 1, size - 1));
+  const std::vector<std::byte> cooked = data[0] % 2 == 1 ? cook(input) : std::vector<std::byte>();
+  const ByteSpan segment = data[0] % 2 == 1 ? ByteSpan(cooked) : input;
+  recover_all(segment, true);
+  recover_all(segment, false);
+  return 0;
+}

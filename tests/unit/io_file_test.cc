@@ -1,0 +1,161 @@
+// Files: both ways of writing do the same, errors are told apart, locks name their holder.
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+#include <sys/resource.h>
+
+#include <csignal>
+#include <filesystem>
+#include <fstream>
+
+#include "io/append_file.h"
+#include "io/file.h"
+#include "io/uring.h"
+#include "support/temp_dir.h"
+
+namespace vmshadow::io {
+namespace {
+
+using testing::HasSubstr;
+
+std::vector<std::byte> pattern(std::size_t bytes, unsigned seed) {
+  std::vector<std::byte> out(bytes);
+  for (std::size_t i = 0; i < bytes; ++i) out[i] = static_cast<std::byte>(i * 7 + i / 251 + seed);
+  return out;
+}
+
+class AppendFileTest : public testing::TestWithParam<FileBackend> {
+ protected:
+  AppendFileTest() {
+    auto files = make_file_system(GetParam());
+    EXPECT_TRUE(files) << files.error().message;
+    if (files) files_ = std::move(*files);
+  }
+  std::vector<std::byte> contents(const std::string& path) {
+    const auto fd = open_for_reading(path);
+    EXPECT_TRUE(fd);
+    std::vector<std::byte> bytes(*file_bytes(fd->get()));
+    EXPECT_EQ(*read_at(fd->get(), 0, bytes), bytes.size());
+    return bytes;
+  }
+  test::TempDir temp_;
+  const std::string path_ = temp_.path("file");
+  std::unique_ptr<FileSystem> files_;
+};
+
+TEST_P(AppendFileTest, WritesManyPiecesOfAllSizes) {
+  auto file = files_->create(path_);
+  ASSERT_TRUE(file) << file.error().message;
+  std::vector<std::byte> wanted;
+  // More than one round of the ring: many pieces, and some larger than one write.
+  for (const std::size_t size : {1u, 4096u, 3u << 20, 0u, 17u << 20, 5u}) {
+    for (const auto durability : {Durability::buffered, Durability::durable}) {
+      const auto a = pattern(size, 1);
+      const auto b = pattern(size / 2 + 3, 2);
+      const ByteSpan pieces[] = {a, b};
+      const auto done = (*file)->write(pieces, wanted.size(), durability);
+      ASSERT_TRUE(done) << done.error().message;
+      wanted.insert(wanted.end(), a.begin(), a.end());
+      wanted.insert(wanted.end(), b.begin(), b.end());
+    }
+  }
+  std::vector<std::vector<std::byte>> small;
+  std::vector<ByteSpan> pieces;
+  for (unsigned i = 0; i < 2000; ++i) pieces.emplace_back(small.emplace_back(pattern(i % 50, i)));
+  ASSERT_TRUE((*file)->write(pieces, wanted.size(), Durability::durable));
+  for (const auto& piece : small) wanted.insert(wanted.end(), piece.begin(), piece.end());
+  EXPECT_TRUE(contents(path_) == wanted);
+  EXPECT_TRUE((*file)->write({}, 0, Durability::durable));
+  EXPECT_TRUE((*file)->write({}, 0, Durability::buffered));
+}
+
+TEST_P(AppendFileTest, OverwritesTruncatesReopens) {
+  const auto bytes = pattern(10'000, 3);
+  const ByteSpan all = bytes;
+  {
+    auto file = files_->create(path_);
+    ASSERT_TRUE(file);
+    ASSERT_TRUE((*file)->write({&all, 1}, 0, Durability::buffered));
+    ASSERT_TRUE((*file)->truncate(5'000));
+  }
+  EXPECT_EQ(files_->create(path_).error().code, Errc::already_exists);
+  auto file = files_->open(path_);
+  ASSERT_TRUE(file);
+  const ByteSpan tail = all.first(100);
+  ASSERT_TRUE((*file)->write({&tail, 1}, 5'000, Durability::durable));
+  EXPECT_EQ(contents(path_).size(), 5'100u);
+  ASSERT_TRUE(files_->rename(path_, temp_.path("other")));
+  EXPECT_EQ(files_->open(path_).error().code, Errc::not_found);
+  ASSERT_TRUE(files_->remove(temp_.path("other")));
+  EXPECT_EQ(files_->remove(temp_.path("other")).error().code, Errc::not_found);
+  EXPECT_TRUE(files_->sync_directory(temp_.path()));
+}
+
+TEST_P(AppendFileTest, AFailedWriteNamesTheFile) {
+  const ByteSpan some = std::as_bytes(std::span("x", 1));
+  auto full = files_->open("/dev/full");
+  ASSERT_TRUE(full) << full.error().message;
+  const auto refused = (*full)->write({&some, 1}, 0, Durability::buffered);
+  ASSERT_FALSE(refused);
+  EXPECT_EQ(refused.error().code, Errc::no_space);
+  EXPECT_THAT(refused.error().message, HasSubstr("/dev/full"));
+  EXPECT_EQ(files_->create(temp_.path("no/such/file")).error().code, Errc::not_found);
+}
+
+// A file-size limit makes the kernel write less than it was asked to, and then refuse.
+TEST_P(AppendFileTest, AShortWriteIsCarriedOn) {
+  auto file = files_->create(path_);
+  ASSERT_TRUE(file);
+  rlimit before{};
+  ASSERT_EQ(::getrlimit(RLIMIT_FSIZE, &before), 0);
+  const auto old_handler = std::signal(SIGXFSZ, SIG_IGN);
+  rlimit limit = before;
+  limit.rlim_cur = 6'000;
+  ASSERT_EQ(::setrlimit(RLIMIT_FSIZE, &limit), 0);
+  const auto bytes = pattern(10'000, 1);
+  const ByteSpan all = bytes;
+  const auto done = (*file)->write({&all, 1}, 0, Durability::durable);
+  ::setrlimit(RLIMIT_FSIZE, &before);
+  std::signal(SIGXFSZ, old_handler);
+  ASSERT_FALSE(done);
+  EXPECT_EQ(done.error().code, Errc::io);
+  EXPECT_THAT(done.error().message, HasSubstr("File too large"));
+  EXPECT_TRUE((*file)->write({&all, 1}, 0, Durability::durable)) << "the file is usable after";
+  EXPECT_TRUE(contents(path_) == bytes);
+}
+
+INSTANTIATE_TEST_SUITE_P(Backends, AppendFileTest,
+                         testing::Values(FileBackend::uring, FileBackend::syscalls),
+                         [](const auto& param) {
+                           return param.param == FileBackend::uring ? "Uring" : "Syscalls";
+                         });
+
+TEST(FileTest, LocksAreExclusiveAndNamed) {
+  const test::TempDir temp;
+  auto lock = FileLock::acquire(temp.path("LOCK"));
+  ASSERT_TRUE(lock);
+  const auto second = FileLock::acquire(temp.path("LOCK"));
+  ASSERT_FALSE(second);
+  EXPECT_EQ(second.error().code, Errc::in_use);
+  EXPECT_THAT(second.error().message, HasSubstr("process " + std::to_string(::getpid())));
+  { const FileLock gone = std::move(*lock); }
+  EXPECT_TRUE(FileLock::acquire(temp.path("LOCK")));
+}
+
+TEST(FileTest, DirectoriesAndSmallFiles) {
+  const test::TempDir temp;
+  ASSERT_TRUE(make_directory(temp.path("a")));
+  ASSERT_TRUE(make_directory(temp.path("a"))) << "there already";
+  std::ofstream(temp.path("b")) << "hello";
+  EXPECT_THAT(*list_directory(temp.path()), testing::ElementsAre("a", "b"));
+  EXPECT_EQ(make_directory(temp.path("b")).error().code, Errc::invalid_argument);
+  EXPECT_EQ(list_directory(temp.path("b")).error().code, Errc::invalid_argument);
+  EXPECT_EQ(list_directory(temp.path("c")).error().code, Errc::not_found);
+  EXPECT_EQ(*read_small_file(temp.path("b"), 5), "hello");
+  EXPECT_EQ(read_small_file(temp.path("b"), 4).error().code, Errc::corrupt);
+  EXPECT_GT(*free_bytes(temp.path()), 0u);
+  EXPECT_FALSE(free_bytes(temp.path("c")));
+}
+
+}  // namespace
+}  // namespace vmshadow::io
