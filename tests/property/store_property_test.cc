@@ -106,7 +106,7 @@ RC_GTEST_PROP(StoreProperty, HoldsWhatWasCommitted, ()) {
   options.piece_bytes = *rc::gen::inRange<std::size_t>(1, 30'000);
   for (int opened = *rc::gen::inRange(1, 3); opened > 0; --opened) {
     auto files = io::make_file_system(io::FileBackend::automatic);
-    const auto store = Store::open(temp.path("s"), system_clock(), std::move(*files), options);
+    const auto store = Store::open(temp.file("s"), system_clock(), std::move(*files), options);
     RC_ASSERT(store.has_value());
     RC_ASSERT((*store)->damage().empty());
     auto session = (*store)->open_session("web", "p");
@@ -126,10 +126,10 @@ RC_GTEST_PROP(StoreProperty, HoldsWhatWasCommitted, ()) {
     }
     RC_ASSERT(model.check(*(*store)->reader()) == "");
   }
-  const auto reader = Reader::open(temp.path("s"));
+  const auto reader = Reader::open(temp.file("s"));
   RC_ASSERT(reader.has_value());
   RC_ASSERT(model.check(**reader) == "");
-  RC_ASSERT(Verifier::run(temp.path("s"))->damage.empty());
+  RC_ASSERT(Verifier::run(temp.file("s"))->damage.empty());
 }
 
 }  // namespace

@@ -39,7 +39,7 @@ class AppendFileTest : public testing::TestWithParam<FileBackend> {
     return bytes;
   }
   test::TempDir temp_;
-  const std::string path_ = temp_.path("file");
+  const std::string path_ = temp_.file("file");
   std::unique_ptr<FileSystem> files_;
 };
 
@@ -84,10 +84,10 @@ TEST_P(AppendFileTest, OverwritesTruncatesReopens) {
   const ByteSpan tail = all.first(100);
   ASSERT_TRUE((*file)->write({&tail, 1}, 5'000, Durability::durable));
   EXPECT_EQ(contents(path_).size(), 5'100u);
-  ASSERT_TRUE(files_->rename(path_, temp_.path("other")));
+  ASSERT_TRUE(files_->rename(path_, temp_.file("other")));
   EXPECT_EQ(files_->open(path_).error().code, Errc::not_found);
-  ASSERT_TRUE(files_->remove(temp_.path("other")));
-  EXPECT_EQ(files_->remove(temp_.path("other")).error().code, Errc::not_found);
+  ASSERT_TRUE(files_->remove(temp_.file("other")));
+  EXPECT_EQ(files_->remove(temp_.file("other")).error().code, Errc::not_found);
   EXPECT_TRUE(files_->sync_directory(temp_.path()));
 }
 
@@ -99,7 +99,7 @@ TEST_P(AppendFileTest, AFailedWriteNamesTheFile) {
   ASSERT_FALSE(refused);
   EXPECT_EQ(refused.error().code, Errc::no_space);
   EXPECT_THAT(refused.error().message, HasSubstr("/dev/full"));
-  EXPECT_EQ(files_->create(temp_.path("no/such/file")).error().code, Errc::not_found);
+  EXPECT_EQ(files_->create(temp_.file("no/such/file")).error().code, Errc::not_found);
 }
 
 // A file-size limit makes the kernel write less than it was asked to, and then refuse.
@@ -132,29 +132,29 @@ INSTANTIATE_TEST_SUITE_P(Backends, AppendFileTest,
 
 TEST(FileTest, LocksAreExclusiveAndNamed) {
   const test::TempDir temp;
-  auto lock = FileLock::acquire(temp.path("LOCK"));
+  auto lock = FileLock::acquire(temp.file("LOCK"));
   ASSERT_TRUE(lock);
-  const auto second = FileLock::acquire(temp.path("LOCK"));
+  const auto second = FileLock::acquire(temp.file("LOCK"));
   ASSERT_FALSE(second);
   EXPECT_EQ(second.error().code, Errc::in_use);
   EXPECT_THAT(second.error().message, HasSubstr("process " + std::to_string(::getpid())));
   { const FileLock gone = std::move(*lock); }
-  EXPECT_TRUE(FileLock::acquire(temp.path("LOCK")));
+  EXPECT_TRUE(FileLock::acquire(temp.file("LOCK")));
 }
 
 TEST(FileTest, DirectoriesAndSmallFiles) {
   const test::TempDir temp;
-  ASSERT_TRUE(make_directory(temp.path("a")));
-  ASSERT_TRUE(make_directory(temp.path("a"))) << "there already";
-  std::ofstream(temp.path("b")) << "hello";
+  ASSERT_TRUE(make_directory(temp.file("a")));
+  ASSERT_TRUE(make_directory(temp.file("a"))) << "there already";
+  std::ofstream(temp.file("b")) << "hello";
   EXPECT_THAT(*list_directory(temp.path()), testing::ElementsAre("a", "b"));
-  EXPECT_EQ(make_directory(temp.path("b")).error().code, Errc::invalid_argument);
-  EXPECT_EQ(list_directory(temp.path("b")).error().code, Errc::invalid_argument);
-  EXPECT_EQ(list_directory(temp.path("c")).error().code, Errc::not_found);
-  EXPECT_EQ(*read_small_file(temp.path("b"), 5), "hello");
-  EXPECT_EQ(read_small_file(temp.path("b"), 4).error().code, Errc::corrupt);
+  EXPECT_EQ(make_directory(temp.file("b")).error().code, Errc::invalid_argument);
+  EXPECT_EQ(list_directory(temp.file("b")).error().code, Errc::invalid_argument);
+  EXPECT_EQ(list_directory(temp.file("c")).error().code, Errc::not_found);
+  EXPECT_EQ(*read_small_file(temp.file("b"), 5), "hello");
+  EXPECT_EQ(read_small_file(temp.file("b"), 4).error().code, Errc::corrupt);
   EXPECT_GT(*free_bytes(temp.path()), 0u);
-  EXPECT_FALSE(free_bytes(temp.path("c")));
+  EXPECT_FALSE(free_bytes(temp.file("c")));
 }
 
 }  // namespace
