@@ -68,8 +68,13 @@ void recover_segment(SegmentId segment, const ByteSource& source, bool is_last,
                      const ScanHooks& hooks, Recovery& recovery, IndexBuilder& builder) {
   SegmentScanner scanner(source, format::kSegmentHeadBytes);
   std::optional<LookAhead> ahead;
+  std::uint64_t reported = 0;
   while (true) {
     const ScanItem item = scanner.next();
+    if (hooks.progress && scanner.offset() - reported >= kProgressBytes) {
+      reported = scanner.offset();
+      hooks.progress({recovery.progress.bytes_done + reported, recovery.progress.bytes_total});
+    }
     if (std::holds_alternative<EndOfSegment>(item)) break;
     if (const auto* record = std::get_if<GoodRecord>(&item)) {
       ++recovery.records;
@@ -149,7 +154,7 @@ Result<Recovery> recover(const StoreDirectory& directory, const ScanHooks& hooks
   recovery.foreign = std::move(listing.foreign);
 
   std::vector<UniqueFd> files;
-  ScanProgress progress;
+  ScanProgress& progress = recovery.progress;
   for (const SegmentId id : listing.segments) {
     VMSHADOW_ASSIGN(files.emplace_back(), io::open_for_reading(directory.segment_path(id)));
     VMSHADOW_ASSIGN(const std::uint64_t bytes, io::file_bytes(files.back().get()));
@@ -175,7 +180,6 @@ Result<Recovery> recover(const StoreDirectory& directory, const ScanHooks& hooks
     // The writer syncs a segment before it makes the next: only the last one can be torn.
     recover_segment(id, source, i + 1 == files.size(), hooks, recovery, builder);
     progress.bytes_done += source.bytes();
-    recovery.bytes += source.bytes();
     if (hooks.progress) hooks.progress(progress);
   }
   recovery.damage = builder.finish();

@@ -41,7 +41,7 @@ struct Recovery {
   std::optional<format::JournalPosition> tail;  ///< where to go on; nullopt in an empty store
   std::uint64_t unknown_bytes{};                ///< of damage that may have hidden a grant
   std::uint64_t records{};
-  std::uint64_t bytes{};
+  ScanProgress progress;
 };
 
 /// Never writes. Damage is in the result; an Error means nothing can be said: Errc::version for a

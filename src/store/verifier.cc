@@ -26,7 +26,7 @@ Result<VerifyReport> Verifier::run(const std::string& path, const Progress& prog
   report.torn_tail = std::move(recovery.torn_tail);
   report.vms = recovery.index->vms();
   report.records = recovery.records;
-  report.bytes = recovery.bytes;
+  report.bytes = recovery.progress.bytes_done;
   return report;
 }
 

@@ -96,8 +96,12 @@ TEST_P(StoreTest, EpochsComeBackAsTheyWere) {
   EXPECT_GT(info->epochs[1].committed_wall.ns, 0);
   for (std::uint64_t i = 0; i < models.size(); ++i) expect_image(**reader, "web1", i, models[i]);
 
-  const auto report = Verifier::run(dir());
+  ScanProgress progress;
+  const auto report = Verifier::run(dir(), [&](const ScanProgress& p) { progress = p; });
   ASSERT_TRUE(report) << report.error().message;
+  EXPECT_GT(progress.bytes_total, 4096u);
+  EXPECT_EQ(progress.bytes_done, progress.bytes_total);
+  EXPECT_EQ(report->bytes, progress.bytes_total);
   EXPECT_TRUE(report->damage.empty());
   EXPECT_FALSE(report->torn_tail);
   EXPECT_GT(report->records, 10u);
