@@ -306,29 +306,33 @@ Status LogWriter::roll() {
   return make_segment(next_segment_);
 }
 
+namespace {
+
+/// A durable file with a durable name that holds `head`.
+Result<std::unique_ptr<io::AppendFile>> create_segment(io::FileSystem& files,
+                                                       const StoreDirectory& directory,
+                                                       SegmentId id, ByteSpan head) {
+  VMSHADOW_ASSIGN(auto file, files.create(directory.segment_path(id)));
+  VMSHADOW_TRY(file->write({&head, 1}, 0, io::Durability::durable));
+  VMSHADOW_TRY(files.sync_directory(directory.segments_path()));
+  return file;
+}
+
+}  // namespace
+
 Status LogWriter::make_segment(SegmentId id) {
-  const std::string path = directory_.segment_path(id);
-  const std::vector<std::byte> head =
-      format::encode_segment_head({directory_.id(), id, clock_.wall()});
-  Status made;
-  auto file = files_.create(path);
-  if (!file) {
-    made = fail(std::move(file).error());
-  } else {
-    const ByteSpan bytes = head;
-    made = (*file)->write({&bytes, 1}, 0, io::Durability::durable);
-    if (made) made = files_.sync_directory(directory_.segments_path());
-  }
+  auto made = create_segment(files_, directory_, id,
+                             format::encode_segment_head({directory_.id(), id, clock_.wall()}));
   if (made) {
-    file_ = std::move(*file);
+    file_ = std::move(*made);
     tail_ = durable_ = {id, SegmentOffset{format::kSegmentHeadBytes}};
     next_segment_ = id.next();
     return {};
   }
   if (made.error().code == Errc::no_space) {
-    auto removed = files_.remove(path);
+    const auto removed = files_.remove(directory_.segment_path(id));
     if (removed || removed.error().code == Errc::not_found) {
-      if (files_.sync_directory(directory_.segments_path())) return made;
+      if (files_.sync_directory(directory_.segments_path())) return fail(made.error());
     }
   }
   poison(made.error());
