@@ -71,6 +71,8 @@ Status decode_pages(const format::PageGroup& group, MutableByteSpan out) {
     std::memcpy(out.data(), group.payload.data(), out.size());
     return {};
   }
+  // liblz4 takes a match at distance 0 as "what is there already": make that zeros, not memory of ours.
+  std::memset(out.data(), 0, out.size());
   const int decoded =
       LZ4_decompress_safe(chars(group.payload.data()), chars(out.data()),
                           static_cast<int>(group.payload.size()), static_cast<int>(out.size()));
@@ -90,6 +92,7 @@ Status decode_page(const format::PageGroup& group, std::size_t slot, MutableByte
   std::array<std::byte, kGroupBytesMax> before;
   const std::size_t needed = (slot + 1) * kPageBytes;
   std::byte* const into = slot == 0 ? out.data() : before.data();
+  std::memset(into, 0, needed);  // as above
   const int decoded = LZ4_decompress_safe_partial(
       chars(group.payload.data()), chars(into), static_cast<int>(group.payload.size()),
       static_cast<int>(needed), static_cast<int>(needed));
