@@ -107,6 +107,9 @@ Error connect_error(Error error, const std::string& path) {
     case Errc::not_found:
       error.message += ": start the VM's QEMU with -qmp unix:PATH,server=on,wait=off";
       break;
+    case Errc::invalid_argument:
+      error.message += ": give the path of a -qmp unix:PATH,server=on,wait=off socket";
+      break;
     case Errc::permission:
       error.message += ": run as the user that QEMU runs as, or as root";
       break;

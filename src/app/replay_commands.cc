@@ -133,13 +133,42 @@ Result<VmInfo> choose_vm(const ShadowReader& reader, const std::string& name) {
               fmt::format("the store holds several VMs, name one of: {}", fmt::join(names, ", ")));
 }
 
-Result<EpochInfo> choose_epoch(const VmInfo& vm, std::optional<Epoch> wanted) {
+/// The damage that keeps an epoch from being restored: at or before it, behind the newest that can.
+const store::Damage* damage_behind(const store::Reader& reader, const VmInfo& vm,
+                                   std::optional<Epoch> wanted) {
+  const store::Damage* found = nullptr;
+  for (const store::Damage& place : reader.damage()) {
+    if (place.vm_name != vm.name || !place.epoch) continue;
+    if (wanted && *place.epoch > *wanted) continue;
+    if (!wanted && !vm.epochs.empty() && *place.epoch < vm.epochs.back().epoch) continue;
+    found = &place;
+  }
+  return found;
+}
+
+Result<EpochInfo> choose_epoch(const store::Reader& reader, const VmInfo& vm,
+                               std::optional<Epoch> wanted) {
   if (vm.epochs.empty()) {
     return fail(Errc::not_found, fmt::format("VM '{}' has no committed epoch yet", vm.name));
   }
-  if (!wanted) return vm.epochs.back();
+  if (!wanted) {
+    if (const auto* damage = damage_behind(reader, vm, {})) {
+      fmt::print(stderr,
+                 "shadow-replay: the newest epochs of VM '{}' are lost to damage, the newest that "
+                 "can be restored is {}: {}\n",
+                 vm.name, vm.epochs.back().epoch.value, damage->text());
+    }
+    return vm.epochs.back();
+  }
   for (const EpochInfo& info : vm.epochs) {
     if (info.epoch == *wanted) return info;
+  }
+  if (const auto* damage = damage_behind(reader, vm, wanted)) {
+    return fail(
+        Errc::corrupt,
+        fmt::format("epoch {} of VM '{}' needs what is damaged ({}); the newest that can be "
+                    "restored is {}",
+                    wanted->value, vm.name, damage->text(), vm.epochs.back().epoch.value));
   }
   return fail(
       Errc::not_found,
@@ -350,7 +379,7 @@ Status verify_store(const ReplayScope& scope) {
 Status restore_epoch(const ReplayScope& scope, const ReplayRestoreOptions& options) {
   VMSHADOW_ASSIGN(const auto reader, store::Reader::open(scope.store));
   VMSHADOW_ASSIGN(const VmInfo vm, choose_vm(*reader, scope.vm));
-  VMSHADOW_ASSIGN(const EpochInfo epoch, choose_epoch(vm, options.epoch));
+  VMSHADOW_ASSIGN(const EpochInfo epoch, choose_epoch(*reader, vm, options.epoch));
   VMSHADOW_ASSIGN(const auto image, reader->open(vm.name, epoch.epoch));
 
   const std::string folder_template = run_folder_template(options.run_dir, epoch, vm.name);

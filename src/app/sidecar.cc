@@ -136,8 +136,15 @@ int run_sidecar(const SidecarOptions& options, const StopSignal& stop, capture::
                          : std::string("no epoch was committed")));
     return kExitVmGone;
   }
-  if (!status)
-    say(fmt::format("VM '{}' is no longer protected: {}", options.vm_name, status.error().message));
+  if (!status) {
+    const auto last = ledger.summary().last;
+    say(fmt::format(
+        "VM '{}' is no longer protected: {}; {}{}: start the sidecar again when that is "
+        "put right",
+        options.vm_name, status.error().message, released ? "the VM runs on, " : "",
+        last ? fmt::format("the newest committed epoch is {}", last->value)
+             : std::string("no epoch was committed")));
+  }
   if (!released)
     say(fmt::format("VM '{}' was not released: {}", options.vm_name, released.error().message));
   if (status && !flushed) say(flushed.error().message);

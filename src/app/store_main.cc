@@ -51,7 +51,14 @@ Status StoreProgram::run(const app::StopSignal& stop) const {
   VMSHADOW_ASSIGN(const auto opened,
                   store::Store::open(directory, system_clock(), std::move(files)));
   report_recovery(*opened, directory);
-  VMSHADOW_ASSIGN(const auto receiver, ship::Receiver::listen(listen, *opened));
+  auto receiving = ship::Receiver::listen(listen, *opened);
+  if (!receiving) {
+    Error error = std::move(receiving).error();
+    if (error.code == Errc::in_use)
+      error.message += ": end what listens there, or choose another --listen";
+    return fail(std::move(error));
+  }
+  const auto receiver = *std::move(receiving);
   spdlog::info("store {} listens on {}", directory,
                io::TcpAddress{listen.host, receiver->port()}.text());
   if (announce_port) {

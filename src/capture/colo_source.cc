@@ -124,6 +124,9 @@ Status ColoSource::configure() {
   // From here on detach() has something to put back.
   state_ = State::initial;
   for (const auto& [name, unused] : wanted) capabilities_before_[name] = known.at(name);
+  // Never back on, though one of ours that was killed with its guard may have left it so: the next
+  // ordinary migration of this VM would enter COLO.
+  capabilities_before_["x-colo"] = false;
   parameters_before_ = before.dump();
 
   if (auto set = qmp::migrate_set_capabilities(session_, wanted); !set) {

@@ -16,6 +16,7 @@ using std::chrono::milliseconds;
 
 constexpr milliseconds kPatience{5000};
 constexpr milliseconds kPollInterval{2};
+constexpr milliseconds kRestartPatience{1000};
 
 Status end_migration(qmp::Session& session, io::Deadline deadline) {
   bool cancelled = false;
@@ -60,12 +61,25 @@ Status see_it_run(qmp::Session& session, io::Deadline deadline) {
   }
 }
 
+// The migration is at rest a moment before QEMU starts the VM.
+Status suspend_again(qmp::Session& session) {
+  const auto deadline = io::deadline_after(kRestartPatience);
+  while (io::Deadline::clock::now() < deadline) {
+    VMSHADOW_ASSIGN(const qmp::RunState run_state, qmp::query_status(session));
+    if (run_state.running) return qmp::stop(session);
+    std::this_thread::sleep_for(kPollInterval);
+  }
+  return {};  // it was left alone
+}
+
 }  // namespace
 
 Status release_vm(qmp::Session& session) {
   const auto deadline = io::deadline_after(kPatience);
+  // QEMU starts the VM as it leaves COLO, also one that its administrator suspended meanwhile.
+  VMSHADOW_ASSIGN(const qmp::RunState before, qmp::query_status(session));
   VMSHADOW_TRY(end_migration(session, deadline));
-  return see_it_run(session, deadline);
+  return before.text == "paused" ? suspend_again(session) : see_it_run(session, deadline);
 }
 
 }  // namespace vmshadow::capture

@@ -86,6 +86,12 @@ int run_guarded(const std::string& monitor, const std::function<int(GuardFlags&)
     ::prctl(PR_SET_PDEATHSIG, SIGTERM);
     if (::getppid() != guard) ::raise(SIGTERM);  // the guard died before we could ask
     const int code = worker(*flags);
+    if (::getppid() != guard && !flags->migrating) {
+      fmt::print(stderr,
+                 "vmshadow-sidecar: the guard process {} was killed; the VM was released, runs on "
+                 "and is no longer protected: start the sidecar again\n",
+                 guard);
+    }
     std::fflush(nullptr);
     ::_exit(code);
   }

@@ -135,6 +135,13 @@ Result<UniqueFd> connect_unix(const std::string& path, Deadline deadline) {
   if (!fd) return fail_errno(errno, what);
   while (::connect(fd.get(), reinterpret_cast<const sockaddr*>(&address), sizeof address) != 0) {
     // EAGAIN: the listener's backlog is full; there is nothing to poll for.
+    if (errno == ECONNREFUSED) {
+      struct stat file {};
+      if (::stat(path.c_str(), &file) == 0 && !S_ISSOCK(file.st_mode)) {
+        return fail(Errc::invalid_argument, what + ": it is not a socket");
+      }
+      return fail_errno(ECONNREFUSED, what);
+    }
     if (errno != EAGAIN) return fail_errno(errno, what);
     if (has_passed(deadline)) return fail(Errc::timed_out, what + ": the listener does not accept");
     ::poll(nullptr, 0, 10);

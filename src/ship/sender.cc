@@ -30,8 +30,13 @@ Result<std::unique_ptr<Sender>> Sender::connect(const io::TcpAddress& store,
                             vm_name, kVmNameBytesMax));
   }
   const auto deadline = io::deadline_after(options.connect);
-  VMSHADOW_ASSIGN(UniqueFd fd, io::connect_tcp(store, deadline));
-  RecordChannel channel(std::move(fd));
+  auto fd = io::connect_tcp(store, deadline);
+  if (!fd) {
+    Error error = std::move(fd).error().with_context("no store answers");
+    error.message += ": start vmshadow-store there, or give its address";
+    return fail(std::move(error));
+  }
+  RecordChannel channel(*std::move(fd));
 
   const VmId vm = vm_id(vm_name);
   format::Hello hello;

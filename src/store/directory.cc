@@ -97,7 +97,14 @@ std::string StoreDirectory::segment_path(SegmentId segment) const {
 }
 
 Result<StoreDirectory> StoreDirectory::open(const std::string& path) {
-  VMSHADOW_ASSIGN(const auto names, io::list_directory(path));
+  if (const auto names = io::list_directory(path); !names) {
+    Error error = names.error();
+    if (error.code == Errc::not_found) {
+      error.message = fmt::format(
+          "there is no store '{}': give the directory that vmshadow-store writes to", path);
+    }
+    return fail(std::move(error));
+  }
   const std::string identity = join(path, kIdentityName);
   auto text = io::read_small_file(identity, kIdentityBytesMax);
   if (!text) {

@@ -1,0 +1,82 @@
+// What every fault test asks afterwards: one clear sentence, nothing acknowledged lost, the guest
+// runs on, and it can be protected and restored again.
+#pragma once
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <chrono>
+#include <memory>
+#include <optional>
+#include <set>
+#include <stdexcept>
+#include <string>
+#include <vector>
+
+#include "qmp/session.h"
+#include "support/replication_rig.h"
+
+namespace vmshadow::test {
+
+/// For what a test cannot go on without: GoogleTest reports the exception as its failure.
+template <class T>
+T must(Result<T> result) {
+  if (!result) throw std::runtime_error(result.error().message);
+  return *std::move(result);
+}
+inline void must(const Status& status) {
+  if (!status) throw std::runtime_error(status.error().message);
+}
+
+/// The lines of `text` that begin with "PROGRAM: ".
+[[nodiscard]] std::vector<std::string> sentences(const std::string& text,
+                                                 const std::string& program);
+/// That `text` is one sentence of `program` that holds all `words`.
+void expect_sentence(const std::string& text, const std::string& program,
+                     const std::vector<std::string>& words);
+
+/// Waits for a sidecar's end, expects its exit code and one sentence with these words.
+void expect_end(SidecarProgram& sidecar, int code, const std::vector<std::string>& words);
+
+/// The epochs that a sidecar reported as acknowledged.
+[[nodiscard]] std::set<std::uint64_t> acknowledged_epochs(const SidecarProgram& sidecar);
+/// The epochs of `vm` in `shadow-replay list --json`.
+[[nodiscard]] std::set<std::uint64_t> stored_epochs(const std::string& store_directory,
+                                                    const std::string& vm);
+
+/// A bare witness that goes through faults, and a folder for stores.
+class FaultRig {
+ public:
+  explicit FaultRig(std::vector<std::string> extra_args = {},
+                    std::vector<std::string> witness = {"arena_mib=8", "pages=200"});
+
+  [[nodiscard]] QemuGuest& guest() { return *guest_; }
+  [[nodiscard]] std::string path(const std::string& name) const { return folder_.file(name); }
+  [[nodiscard]] std::string store_directory() const { return path("store"); }
+  /// A monitor session for the test, beside the one under test; connected anew each time.
+  [[nodiscard]] std::unique_ptr<qmp::Session> observer();
+  /// Protects the guest as "vm1" and waits for `epochs`.
+  [[nodiscard]] SidecarProgram protect(
+      const std::string& store, std::size_t epochs = 3,
+      std::chrono::milliseconds interval = std::chrono::milliseconds(20));
+  [[nodiscard]] SidecarConfig config(const std::string& store) const;
+
+  /// The guest runs, QEMU is at rest with COLO off, and reports keep coming without a defect or a
+  /// gap of `gap_max`.
+  void expect_runs_on(std::chrono::milliseconds gap_max = std::chrono::seconds(5));
+  /// The witness's reports alone: no defect, no gap, more to come.
+  void expect_reports_go_on(std::chrono::milliseconds gap_max = std::chrono::seconds(5));
+  /// All that these sidecars had acknowledged is in the store, which verifies without damage.
+  void expect_nothing_lost(const std::set<std::uint64_t>& acknowledged);
+  /// A new sidecar, against `store`, takes epochs and stops in order; the newest is restored and
+  /// the witness judges it.
+  void expect_protectable_again(const StoreProgram& store);
+  /// Restores `epoch` and judges it.
+  void expect_exact(const std::string& epoch = "latest");
+
+ private:
+  TempDir folder_;
+  std::unique_ptr<QemuGuest> guest_;
+};
+
+}  // namespace vmshadow::test
