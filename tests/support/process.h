@@ -24,11 +24,11 @@ struct ExitStatus {
 };
 
 struct ProcessOptions {
-  std::vector<std::string> argv;  ///< argv[0] is looked up in PATH
-  std::vector<std::string> env;   ///< "NAME=value", over the parent's environment
-  std::string stdout_file;        ///< appended to; empty: as the parent's
-  std::string stderr_file;        ///< may be the same path
-  bool stdout_pipe = false;       ///< instead of stdout_file: Process::stdout_fd()
+  std::vector<std::string> argv{};  ///< argv[0] is looked up in PATH
+  std::vector<std::string> env{};   ///< "NAME=value", over the parent's environment
+  std::string stdout_file{};        ///< appended to; empty: as the parent's
+  std::string stderr_file{};        ///< may be the same path
+  bool stdout_pipe = false;         ///< instead of stdout_file: Process::stdout_fd()
   bool stdin_null = true;
 };
 

@@ -9,6 +9,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <array>
 #include <cerrno>
 #include <cstdlib>
 #include <fstream>
@@ -74,6 +75,23 @@ bool in_path(const std::string& program) {
     rest = colon == std::string::npos ? "" : rest.substr(colon + 1);
   }
   return false;
+}
+
+// Enters command mode on a monitor and leaves again.
+Status ask_monitor(const std::string& path, io::Deadline deadline) {
+  VMSHADOW_ASSIGN(const UniqueFd monitor, io::connect_unix(path, deadline));
+  constexpr std::string_view kCommand = "{\"execute\": \"qmp_capabilities\"}\n";
+  VMSHADOW_TRY(io::write_all(monitor.get(), std::as_bytes(std::span(kCommand)), deadline));
+  std::string said;
+  while (said.find("\"return\"") == std::string::npos) {
+    std::array<char, 4096> buffer;
+    VMSHADOW_ASSIGN(
+        const std::size_t got,
+        io::read_some(monitor.get(), std::as_writable_bytes(std::span(buffer)), deadline));
+    if (got == 0) return fail(Errc::closed, "the monitor closed the connection");
+    said.append(buffer.data(), got);
+  }
+  return {};
 }
 
 std::string join(const std::vector<std::string>& words, std::string_view prefix) {
@@ -217,15 +235,19 @@ Result<std::unique_ptr<QemuGuest>> QemuGuest::start(const GuestConfig& config) {
   return guest;
 }
 
+// QEMU opens its sockets, and its monitors' thread greets, before it makes its devices; a command
+// is answered by the main loop, once all of that went well. The first monitor is left alone: it
+// serves one client, and that must be the caller.
 Status QemuGuest::wait_for_monitors(io::Deadline deadline) {
   for (;;) {
-    // Looked at, not connected to: a monitor serves one client, and the first must be the caller's.
-    if (is_readable(qmp_path_) && is_readable(observer_path_)) return {};
-    if (!process_->running()) return fail(Errc::closed, "QEMU ended at its start");
-    if (std::chrono::steady_clock::now() >= deadline) {
-      return fail(Errc::timed_out, "QEMU does not open its monitors");
+    const auto answered = ask_monitor(observer_path_, deadline);
+    if (answered) return {};
+    if (answered.error().code == Errc::timed_out || std::chrono::steady_clock::now() >= deadline) {
+      return fail(Errc::timed_out, "QEMU does not answer on its monitor");
     }
+    // Its sockets are closed a moment before it has ended.
     ::poll(nullptr, 0, 2);
+    if (!process_->running()) return fail(Errc::closed, "QEMU ended at its start");
   }
 }
 

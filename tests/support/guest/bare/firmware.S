@@ -1,12 +1,13 @@
 # The first instructions of the bare guest: reset vector, 16 to 32 bits, then witness_main().
 #
-# The guest is the machine's firmware (-bios), so it runs milliseconds after QEMU starts. What looks
-# odd here is what a KVM that emulates every guest instruction needs:
-#   - the reset vector jumps to segment 0xf000 before CR0 is written: the mode switch hangs at the
-#     alias near 4 GiB where the processor starts;
-#   - the descriptors have their "accessed" bit set, since they lie in ROM and cannot be updated;
-#   - no iret in protected mode: interrupts arrive only at the hlt in wait_for_tick, whose handler
-#     throws the frame away and jumps behind that hlt;
+# The guest is the machine's firmware (-bios), so it runs milliseconds after QEMU starts. The reset vector
+# lies in an alias of the ROM near 4 GiB and jumps to the ROM's own place below 1 MiB at once, so that
+# the code has one address. What looks odd otherwise is what a KVM that emulates every guest
+# instruction needs:
+#   - the descriptors have their "accessed" bit set: they lie in ROM, where the far jump would try to
+#     set it, for ever;
+#   - no iret, which its emulation lacks in protected mode: interrupts arrive only at the hlt in
+#     wait_for_tick, whose handler throws the frame away and returns behind that hlt;
 #   - no paging, no x87, no SSE.
 #
 # Memory: ROM f0000-fffff; stack below 80000; data at 10000 (see firmware.ld).

@@ -11,18 +11,59 @@
 namespace vmshadow::witness {
 namespace {
 
-constexpr std::size_t kMaterialPages = 512;
+constexpr std::size_t kMaterialPages = 1024;
 constexpr std::size_t kContentBytes = sizeof(ArenaPage::content);
 
 using PageBytes = std::span<std::uint8_t, kPage>;
 
-constexpr std::array<std::string_view, 48> kWords = {
-    "the ",      "of ",     "and ",  "request ", "error ", "to ",      "in ",      "is ",
-    "session ",  "value=",  "that ", "for ",     "it ",    "with ",    "as ",      "was ",
-    "user_id=",  "http://", "on ",   "be ",      "at ",    "by ",      "timeout ", "connection ",
-    "GET /api/", "200 ",    "404 ",  "this ",    "had ",   "not ",     "are ",     "but ",
-    "from ",     "or ",     "have ", "an ",      "they ",  "which ",   "one ",     "you ",
-    "were ",     "all ",    "her ",  "she ",     "\n",     "2024-05-", "index ",   "buffer "};
+constexpr std::array<std::string_view, 48> kWords = {"the ",
+                                                     "of ",
+                                                     "and ",
+                                                     "request ",
+                                                     "error ",
+                                                     "to ",
+                                                     "in ",
+                                                     "is ",
+                                                     "session ",
+                                                     "value=",
+                                                     "that ",
+                                                     "for ",
+                                                     "it ",
+                                                     "with ",
+                                                     "as ",
+                                                     "was ",
+                                                     "user_id=",
+                                                     "https://www.example.org/",
+                                                     "on ",
+                                                     "be ",
+                                                     "at ",
+                                                     "by ",
+                                                     "timeout ",
+                                                     "connection reset by peer ",
+                                                     "GET /api/v1/accounts/",
+                                                     "200 ",
+                                                     "404 ",
+                                                     "this ",
+                                                     "had ",
+                                                     "not ",
+                                                     "are ",
+                                                     "but ",
+                                                     "from ",
+                                                     "or ",
+                                                     "have ",
+                                                     "an ",
+                                                     "they ",
+                                                     "which ",
+                                                     "one ",
+                                                     "you ",
+                                                     "were ",
+                                                     "all ",
+                                                     "her ",
+                                                     "she ",
+                                                     "\n",
+                                                     "2024-05-",
+                                                     "index ",
+                                                     "buffer overflow at offset "};
 
 // Words with a number now and then: logs, documents, JSON.
 void make_text(PageBytes page, Random& random) {
@@ -32,7 +73,7 @@ void make_text(PageBytes page, Random& random) {
     const auto pick = std::min(random.below(kWords.size()), random.below(kWords.size()));
     std::string_view word = kWords[pick];
     char digits[9];
-    if (random.below(6) == 0) {
+    if (random.below(12) == 0) {
       put_hex(digits, random.next(), 8);
       digits[8] = ' ';
       word = {digits, sizeof digits};
@@ -84,13 +125,13 @@ void make_noise(PageBytes page, Random& random) {
 
 void make_real(PageBytes page, Random& random) {
   const auto percent = random.below(100);
-  if (percent < 20)
+  if (percent < 10)
     make_noise(page, random);
-  else if (percent < 35)
+  else if (percent < 15)
     make_code(page, random);
-  else if (percent < 65)
+  else if (percent < 40)
     make_objects(page, random);
-  else if (percent < 85)
+  else if (percent < 60)
     make_text(page, random);
   else
     make_sparse(page, random);
