@@ -1,6 +1,7 @@
 #include "capture/colo_source.h"
 
 #include <fmt/format.h>
+#include <algorithm>
 #include <nlohmann/json.hpp>
 #include <spdlog/spdlog.h>
 #include <stdlib.h>
@@ -22,39 +23,10 @@ using Event = MigrationStream::Event;
 using std::chrono::microseconds;
 using std::chrono::milliseconds;
 
-// The largest delay QEMU takes (uint32 milliseconds, 49 days): the cadence is ours.
+// Any value would do, and this one says that the cadence is ours (uint32 milliseconds, 49 days).
 constexpr std::uint64_t kCheckpointDelayMs = 4294967295;
-// "As fast as it goes", in bytes per second; QEMU rejects values near 2^64.
-constexpr std::uint64_t kBandwidthUnlimited = std::uint64_t{1} << 50;
-// The first pass ends when what is left can be sent within this.
-constexpr std::uint64_t kDowntimeLimitMs = 50;
 constexpr const char* kSocketName = "vmshadow";
-constexpr milliseconds kResumePatience{200};
 constexpr milliseconds kRequestRetry{500};
-
-// Capabilities that would change the stream or the protocol; switched off where QEMU knows them.
-constexpr const char* kCapabilitiesOff[] = {
-    "return-path",
-    "multifd",
-    "xbzrle",
-    "compress",
-    "postcopy-ram",
-    "x-ignore-shared",
-    "auto-converge",
-    "background-snapshot",
-    "rdma-pin-all",
-    "zero-blocks",
-    "release-ram",
-    "block",
-    "mapped-ram",
-    "switchover-ack",
-    "dirty-limit",
-    "dirty-bitmaps",
-    "postcopy-blocktime",
-    "postcopy-preempt",
-    "pause-before-switchover",
-    "zero-copy-send",
-};
 
 microseconds micros(std::chrono::nanoseconds d) {
   return std::chrono::duration_cast<microseconds>(d);
@@ -80,7 +52,10 @@ Result<EpochStats> ColoSource::attach(PageSink& sink, Epoch first) {
   next_epoch_ = first;
   const std::uint64_t stops_before = events_.stops();
   const MonotonicTime start = clock_.monotonic();
-  VMSHADOW_TRY(configure());
+  VMSHADOW_ASSIGN(settings_before_, MigrationSettings::read(session_));
+  state_ = State::initial;  // from here on detach() has something to put back
+  if (options_.on_attach) options_.on_attach(*settings_before_);
+  VMSHADOW_TRY(settings_before_->apply_for_capture(session_));
   VMSHADOW_TRY(start_migration());
   VMSHADOW_TRY(read_initial(sink, first, machine));
 
@@ -92,7 +67,9 @@ Result<EpochStats> ColoSource::attach(PageSink& sink, Epoch first) {
   WallTime cut_wall = clock_.wall();
   MonotonicTime cut = clock_.monotonic();
   if (const auto stop = events_.last_stop(); stop && events_.stops() > stops_before) {
-    const auto ago = std::chrono::nanoseconds{cut_wall.ns} - *stop;
+    // A wall clock that was set back meanwhile must not move the cut into the future.
+    const auto ago = std::max(std::chrono::nanoseconds{cut_wall.ns} - *stop,
+                              std::chrono::nanoseconds{0});
     cut_wall.ns -= ago.count();
     cut = cut + -ago;
   }
@@ -108,33 +85,6 @@ Result<EpochStats> ColoSource::attach(PageSink& sink, Epoch first) {
   next_epoch_ = first.next();
   state_ = State::ready;
   return stats;
-}
-
-Status ColoSource::configure() {
-  VMSHADOW_ASSIGN(const auto known, qmp::query_migrate_capabilities(session_));
-  std::map<std::string, bool> wanted{{"x-colo", true}, {"events", true}};
-  for (const char* name : kCapabilitiesOff) {
-    if (const auto it = known.find(name); it != known.end() && it->second) wanted[name] = false;
-  }
-  VMSHADOW_ASSIGN(const qmp::Json parameters, qmp::query_migrate_parameters(session_));
-  qmp::Json before = qmp::Json::object();
-  for (const char* name : {"max-bandwidth", "x-checkpoint-delay", "downtime-limit"}) {
-    if (const auto it = parameters.find(name); it != parameters.end()) before[name] = *it;
-  }
-  // From here on detach() has something to put back.
-  state_ = State::initial;
-  for (const auto& [name, unused] : wanted) capabilities_before_[name] = known.at(name);
-  // Never back on, though one of ours that was killed with its guard may have left it so: the next
-  // ordinary migration of this VM would enter COLO.
-  capabilities_before_["x-colo"] = false;
-  parameters_before_ = before.dump();
-
-  if (auto set = qmp::migrate_set_capabilities(session_, wanted); !set) {
-    return fail(std::move(set).error().with_context("switching QEMU's COLO on"));
-  }
-  return qmp::migrate_set_parameters(session_, {{"max-bandwidth", kBandwidthUnlimited},
-                                                {"x-checkpoint-delay", kCheckpointDelayMs},
-                                                {"downtime-limit", kDowntimeLimitMs}});
 }
 
 // Prefers a socket pair of ours (the buffers are ours to choose); a monitor that cannot take
@@ -178,11 +128,26 @@ Status ColoSource::read_initial(PageSink& sink, Epoch first, MachineDescription&
   machine.layout = drain_->stream().layout();
   sink.begin_epoch({first, true, &machine});
 
-  // While the guest runs, a full sink may slow QEMU down; once it stands still, nothing may.
-  const auto guest_runs = [this] { return !events_.is_stopped(); };
-  VMSHADOW_ASSIGN(const Event event, drain_->next(options_.stall, guest_runs));
+  MonotonicTime told = clock_.monotonic();
+  VMSHADOW_ASSIGN(const Event event,
+                  drain_->next(options_.stall, [&] { return first_pass_gate(told); }));
   if (event != Event::device_tail) return fail(Errc::protocol, "QEMU's first pass has no end");
   return wait_for_colo();
+}
+
+// While the guest runs, a full sink may slow QEMU down, and the pass may be given up; once it stands
+// still, nothing may hold us.
+Result<bool> ColoSource::first_pass_gate(MonotonicTime& told) {
+  if (events_.is_stopped()) return false;
+  if (options_.cancelled && options_.cancelled()) {
+    return fail(Errc::cancelled, "told to stop during the first pass");
+  }
+  const MonotonicTime now = clock_.monotonic();
+  if (options_.on_first_pass && now - told >= std::chrono::seconds(1)) {
+    told = now;
+    options_.on_first_pass(drain_->stream().pages_seen());
+  }
+  return true;
 }
 
 // QEMU flushes the device tail before it says `colo`; so once it does, all of it has arrived.
@@ -276,6 +241,7 @@ Result<EpochStats> ColoSource::run_checkpoint(const std::function<Status()>& at_
   // The cut lies between REPLY and VMSTATE_SEND; counting from REPLY can only overstate the lag.
   const WallTime cut_wall = clock_.wall();
   const MonotonicTime replied = clock_.monotonic();
+  mark_stopped(true);
   VMSHADOW_TRY(drain_->send({ColoMessage::checkpoint_reply}));
   VMSHADOW_TRY(expect(Event::cut));
   if (!hold) {
@@ -306,9 +272,15 @@ Result<EpochStats> ColoSource::run_checkpoint(const std::function<Status()>& at_
   return stats;
 }
 
+void ColoSource::mark_stopped(bool stopped) {
+  if (options_.stopped_since_ns == nullptr) return;
+  *options_.stopped_since_ns = stopped ? clock_.monotonic().ns : 0;
+}
+
 // The VM's RESUME follows within QEMU's last step; the next request must not come before it.
 void ColoSource::finish_stats(EpochStats& stats, std::uint64_t stops_before) {
-  stats.pause = events_.wait_for_pause(stops_before, kResumePatience);
+  stats.pause = events_.wait_for_pause(stops_before, options_.stall);
+  mark_stopped(false);
   if (!stats.pause) {
     spdlog::warn("epoch {}: no STOP and RESUME from the monitor; its pause is not known",
                  stats.epoch.value);
@@ -323,19 +295,9 @@ Status ColoSource::detach() {
   drain_.reset();
   Status left;
   if (std::exchange(migrating_, false)) left = release_vm(session_);
-  Status restored = restore_settings();
-  return left ? restored : left;
-}
-
-Status ColoSource::restore_settings() {
-  if (!capabilities_before_.empty()) {
-    VMSHADOW_TRY(qmp::migrate_set_capabilities(session_, std::exchange(capabilities_before_, {})));
-  }
-  if (!parameters_before_.empty()) {
-    const auto before = qmp::Json::parse(std::exchange(parameters_before_, {}), nullptr, false);
-    VMSHADOW_TRY(qmp::migrate_set_parameters(session_, before));
-  }
-  return {};
+  mark_stopped(false);
+  if (!left || !settings_before_) return left;
+  return std::exchange(settings_before_, std::nullopt)->restore(session_);
 }
 
 }  // namespace vmshadow::capture

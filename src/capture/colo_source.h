@@ -17,16 +17,17 @@
 // All calls come from one thread. Events must be fed to the VmEvents given at construction.
 #pragma once
 
+#include <atomic>
 #include <chrono>
 #include <functional>
-#include <map>
 #include <memory>
-#include <string>
+#include <optional>
 
 #include <vmshadow/clock.h>
 #include <vmshadow/page_source.h>
 
 #include "capture/epoch_drain.h"
+#include "capture/migration_settings.h"
 #include "capture/vm_events.h"
 #include "qmp/session.h"
 
@@ -43,6 +44,16 @@ struct ColoOptions {
   /// When to acknowledge: at the cut (QEMU resumes as soon as its own writes are done), or only
   /// when everything was read.
   bool early_acknowledge = true;
+  /// Called just before QEMU is told to migrate, with what must be put back afterwards: from then
+  /// until detach() returned well, somebody must see to the VM if this process dies.
+  std::function<void(const MigrationSettings&)> on_attach;
+  /// Asked during the first pass while the guest runs; true ends it with Errc::cancelled.
+  std::function<bool()> cancelled;
+  /// Called about once a second during the first pass, with the pages read so far.
+  std::function<void(std::uint64_t pages)> on_first_pass;
+  /// Set to the monotonic nanoseconds at which we let QEMU stop the VM, back to 0 once it runs again:
+  /// for a guard that watches the clock. May be null.
+  std::atomic<std::int64_t>* stopped_since_ns = nullptr;
 };
 
 class ColoSource final : public PageSource {
@@ -63,7 +74,6 @@ class ColoSource final : public PageSource {
  private:
   enum class State { detached, initial, ready, broken };
 
-  [[nodiscard]] Status configure();
   [[nodiscard]] Status start_migration();
   [[nodiscard]] Status read_initial(PageSink& sink, Epoch first, MachineDescription& machine);
   [[nodiscard]] Status wait_for_colo();
@@ -72,7 +82,8 @@ class ColoSource final : public PageSource {
   [[nodiscard]] Status pass_gate();
   [[nodiscard]] Result<EpochStats> run_checkpoint(const std::function<Status()>& at_cut);
   [[nodiscard]] Status expect(MigrationStream::Event event);
-  [[nodiscard]] Status restore_settings();
+  [[nodiscard]] Result<bool> first_pass_gate(MonotonicTime& told);
+  void mark_stopped(bool stopped);
   void finish_stats(EpochStats& stats, std::uint64_t stops_before);
 
   qmp::Session& session_;
@@ -85,8 +96,7 @@ class ColoSource final : public PageSource {
   Epoch next_epoch_{};
   bool request_pending_ = false;  // QEMU has sent a REQUEST that we have not answered
   bool migrating_ = false;        // `migrate` was issued and must be undone
-  std::map<std::string, bool> capabilities_before_;
-  std::string parameters_before_;  // JSON text of the ones we change
+  std::optional<MigrationSettings> settings_before_;
 };
 
 }  // namespace vmshadow::capture

@@ -53,15 +53,18 @@ void EpochDrain::make_room() {
 }
 
 Result<Event> EpochDrain::next(std::chrono::milliseconds stall,
-                               const std::function<bool()>& guest_runs) {
+                               const std::function<Result<bool>()>& guest_runs) {
   for (;;) {
     if (filled_ > parsed_) {
       VMSHADOW_ASSIGN(const Event event, parse_buffered());
       if (event != Event::need_more) return event;
     }
-    if (guest_runs && guest_runs()) {
-      VMSHADOW_ASSIGN(const bool room, sink_.wait_for_room(kRoomPatience));
-      if (!room) continue;
+    if (guest_runs) {
+      VMSHADOW_ASSIGN(const bool may_wait, guest_runs());
+      if (may_wait) {
+        VMSHADOW_ASSIGN(const bool room, sink_.wait_for_room(kRoomPatience));
+        if (!room) continue;
+      }
     }
     make_room();
     auto got = io::read_some(fd_.get(), {chunk_.get() + filled_, kChunkBytes - filled_},

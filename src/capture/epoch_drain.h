@@ -30,17 +30,15 @@ class EpochDrain {
 
   /// Reads on until the stream's next event. Each wait for QEMU is bounded by `stall`:
   /// Errc::timed_out names how long and where; Errc::closed if QEMU closed the stream. If
-  /// `guest_runs` is given, it is asked before each read; while it returns true the drain waits for
-  /// the sink to have room.
+  /// `guest_runs` is given, it is asked before each read: while it says yes the drain waits for the
+  /// sink to have room; an error of its ends the call.
   [[nodiscard]] Result<MigrationStream::Event> next(std::chrono::milliseconds stall,
-                                                    const std::function<bool()>& guest_runs = {});
+                                                    const std::function<Result<bool>()>& guest_runs = {});
   /// Takes what has already arrived, without waiting: for the device tail, whose end only QEMU's
   /// status tells.
   [[nodiscard]] Status take_arrived();
   /// Sends COLO messages to QEMU, one after the other.
   [[nodiscard]] Status send(std::initializer_list<ColoMessage> messages);
-  /// Closes the socket: QEMU sees its peer gone.
-  void close() { fd_.reset(); }
 
   [[nodiscard]] MigrationStream& stream() { return stream_; }
   [[nodiscard]] std::uint64_t bytes_read() const { return bytes_read_; }

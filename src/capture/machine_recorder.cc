@@ -1,6 +1,7 @@
 #include "capture/machine_recorder.h"
 
 #include <fmt/format.h>
+#include <spdlog/spdlog.h>
 #include <nlohmann/json.hpp>
 
 #include <filesystem>
@@ -38,12 +39,24 @@ ProcessStart read_process_start(int pid) {
   return start;
 }
 
+bool is_qemu(const std::string& executable) {
+  const std::string name = std::filesystem::path(executable).filename().string();
+  return name.rfind("qemu", 0) == 0 || name == "kvm";
+}
+
 }  // namespace
 
 Result<std::string> record_machine(qmp::Session& session) {
   VMSHADOW_ASSIGN(const qmp::MachineFacts facts, qmp::query_machine(session));
   ProcessStart start;
   if (const auto pid = session.peer_pid()) start = read_process_start(*pid);
+  if (!is_qemu(start.executable)) {
+    // Whoever opened the monitor's socket for QEMU: a proxy, a management daemon.
+    spdlog::warn("the process behind the monitor is not QEMU ({}): its command line is not recorded, "
+                 "a restore needs a QEMU that already waits",
+                 start.executable.empty() ? "unreadable" : start.executable);
+    start = {};
+  }
   qmp::Json json;
   json["qemu_version"] = facts.qemu_version;
   json["machine_type"] = facts.machine_type;

@@ -16,9 +16,12 @@ using std::chrono::milliseconds;
 
 constexpr milliseconds kPatience{5000};
 constexpr milliseconds kPollInterval{2};
+constexpr milliseconds kFailsByItself{500};
 constexpr milliseconds kRestartPatience{1000};
 
 Status end_migration(qmp::Session& session, io::Deadline deadline) {
+  // A first pass whose socket is closed fails by itself; cancelling could meet its step into COLO.
+  const auto cancel_at = io::deadline_after(kFailsByItself);
   bool cancelled = false;
   for (;;) {
     VMSHADOW_ASSIGN(const qmp::MigrationInfo info, qmp::query_migrate(session));
@@ -28,7 +31,7 @@ Status end_migration(qmp::Session& session, io::Deadline deadline) {
     Status told;
     if (info.status == "colo") {
       told = qmp::colo_lost_heartbeat(session);
-    } else if (!cancelled) {
+    } else if (!cancelled && io::Deadline::clock::now() >= cancel_at) {
       told = qmp::migrate_cancel(session);
       cancelled = true;
     }
@@ -78,8 +81,19 @@ Status release_vm(qmp::Session& session) {
   const auto deadline = io::deadline_after(kPatience);
   // QEMU starts the VM as it leaves COLO, also one that its administrator suspended meanwhile.
   VMSHADOW_ASSIGN(const qmp::RunState before, qmp::query_status(session));
+  VMSHADOW_ASSIGN(const qmp::MigrationInfo migration, qmp::query_migrate(session));
+  // At rest already: somebody else ended it, and may have moved the VM away. Touch nothing.
+  if (!migration.active()) return {};
+  // From these there is no way back to running, and QEMU aborts on trying.
+  if (migration.status == "colo" && (before.text == "internal-error" || before.text == "shutdown")) {
+    return fail(Errc::unsupported,
+                fmt::format("the VM is in state {}, in which QEMU does not survive the end of COLO: "
+                            "reset or quit it through its monitor",
+                            before.text));
+  }
   VMSHADOW_TRY(end_migration(session, deadline));
-  return before.text == "paused" ? suspend_again(session) : see_it_run(session, deadline);
+  const bool suspend = before.text == "paused" || before.text == "guest-panicked";
+  return suspend ? suspend_again(session) : see_it_run(session, deadline);
 }
 
 }  // namespace vmshadow::capture

@@ -14,11 +14,6 @@ void VmEvents::handle(const qmp::Event& event) {
     } else if (event.name == "RESUME") {
       last_resume_ = event.stamp;
       stopped_ = false;
-    } else if (event.name == "MIGRATION") {
-      const auto status = event.data.find("status");
-      if (status != event.data.end() && status->is_string()) {
-        migration_status_ = status->get<std::string>();
-      }
     } else {
       return;
     }
@@ -49,16 +44,6 @@ std::optional<std::chrono::microseconds> VmEvents::wait_for_pause(
       changed_.wait_for(lock, timeout, [&] { return stops_ > stops_before && !stopped_; });
   if (!resumed || last_resume_ < last_stop_) return std::nullopt;
   return last_resume_ - last_stop_;
-}
-
-std::string VmEvents::migration_status() const {
-  const std::lock_guard lock(mutex_);
-  return migration_status_;
-}
-
-void VmEvents::forget_migration() {
-  const std::lock_guard lock(mutex_);
-  migration_status_.clear();
 }
 
 }  // namespace vmshadow::capture

@@ -7,7 +7,6 @@
 #include <cstdint>
 #include <mutex>
 #include <optional>
-#include <string>
 
 #include "qmp/session.h"
 
@@ -31,11 +30,6 @@ class VmEvents {
   [[nodiscard]] std::optional<std::chrono::microseconds> wait_for_pause(
       std::uint64_t stops_before, std::chrono::milliseconds timeout) const;
 
-  /// Newest status of a MIGRATION event ("active", "colo", …); empty if none came since
-  /// forget_migration().
-  [[nodiscard]] std::string migration_status() const;
-  void forget_migration();
-
  private:
   mutable std::mutex mutex_;
   mutable std::condition_variable changed_;
@@ -43,7 +37,6 @@ class VmEvents {
   Stamp last_stop_{};
   Stamp last_resume_{};
   bool stopped_ = false;
-  std::string migration_status_;
 };
 
 }  // namespace vmshadow::capture

@@ -112,7 +112,10 @@ Result<UniqueFd> connect_tcp(const TcpAddress& address, Deadline deadline) {
   for (const addrinfo* a = list.get(); a != nullptr; a = a->ai_next) {
     const std::string what = fmt::format("connecting to {}", address.text());
     UniqueFd fd(::socket(a->ai_family, a->ai_socktype | SOCK_NONBLOCK | SOCK_CLOEXEC, 0));
-    if (!fd) return fail_errno(errno, what);
+    if (!fd) {
+      last = errno_error(errno, what);  // an address family this host does not have
+      continue;
+    }
     if (::connect(fd.get(), a->ai_addr, a->ai_addrlen) != 0 && errno != EINPROGRESS) {
       last = errno_error(errno, what);
       continue;
@@ -232,12 +235,11 @@ Result<std::optional<UniqueFd>> accept_connection(int listen_fd, int wake_fd, De
         ::setsockopt(fd.get(), IPPROTO_TCP, TCP_NODELAY, &one, sizeof one);  // ignored on AF_UNIX
         return std::optional<UniqueFd>{std::move(fd)};
       }
-      // The peer may be gone again, or we are out of descriptors for the moment.
-      if (errno == EMFILE || errno == ENFILE)
-        ::poll(nullptr, 0, 100);
-      else if (errno != EAGAIN && errno != ECONNABORTED && errno != EINTR) {
+      // The peer may be gone again, or we are out of descriptors or memory for the moment.
+      if (errno == EBADF || errno == EINVAL || errno == ENOTSOCK || errno == EOPNOTSUPP) {
         return fail_errno(errno, "accepting a connection");
       }
+      if (errno != EAGAIN && errno != ECONNABORTED && errno != EINTR) ::poll(nullptr, 0, 100);
     }
     if (has_passed(deadline)) return std::optional<UniqueFd>{};
   }

@@ -27,7 +27,7 @@ using Deadline = std::chrono::steady_clock::time_point;
 /// No deadline.
 inline constexpr Deadline kNoDeadline = Deadline::max();
 
-/// "HOST:PORT", "[v6]:PORT" or ":PORT" (all addresses, for listening).
+/// "HOST:PORT", "[v6]:PORT" or ":PORT" (listens on all IPv4 addresses).
 struct TcpAddress {
   std::string host;
   std::uint16_t port{};

@@ -52,12 +52,9 @@ EpochShipper::~EpochShipper() {
 void EpochShipper::begin_epoch(const EpochBegin& begin) {
   held_.clear();
   hold_ = !begin.full;
-  Begin item{begin.epoch, nullptr};
-  if (begin.full) {
-    VMSHADOW_ASSERT(begin.machine != nullptr);
-    item.machine = std::make_unique<MachineDescription>(*begin.machine);
-  }
-  queue_.push(std::move(item), 0);
+  if (hold_) return;
+  VMSHADOW_ASSERT(begin.machine != nullptr);
+  queue_.push(Begin{begin.epoch, std::make_unique<MachineDescription>(*begin.machine)}, 0);
 }
 
 void EpochShipper::add(PageBatch batch) {
@@ -74,6 +71,7 @@ void EpochShipper::end_epoch(EpochEnd end) {
     const std::lock_guard lock(mutex_);
     ++unacknowledged_;
   }
+  if (hold_) queue_.push(Begin{end.epoch, nullptr}, 0);
   for (PageBatch& batch : held_) {
     const std::size_t weight = batch.memory_bytes;
     queue_.push(std::move(batch), weight);
@@ -85,7 +83,8 @@ void EpochShipper::end_epoch(EpochEnd end) {
 
 void EpochShipper::abandon_epoch() {
   held_.clear();
-  queue_.push(Abandon{}, 0);
+  // Of a held epoch nothing has left; of a full pass much has, so its session must end.
+  if (!hold_) queue_.push(Abandon{}, 0);
 }
 
 Result<bool> EpochShipper::wait_for_room(std::chrono::nanoseconds limit) {
@@ -164,7 +163,7 @@ Status EpochShipper::encode_and_send(Item item) {
     }
     return send_encoded(0);
   }
-  // A cut that failed: its records are out already, so the session must end with it.
+  // A full pass that failed: its records are out already, so the session must end with it.
   encoder_.abandon();
   return fail(Errc::cancelled, "an epoch was abandoned in mid-capture");
 }

@@ -4,6 +4,7 @@
 #include <poll.h>
 #include <spdlog/spdlog.h>
 
+#include <system_error>
 #include <utility>
 
 #include "format/wire.h"
@@ -15,6 +16,9 @@ using format::RecordType;
 
 constexpr std::chrono::milliseconds kReplyWithin{5000};
 constexpr std::chrono::milliseconds kReapEvery{1000};
+constexpr std::chrono::milliseconds kLastWordsPatience{1000};
+// The accepting thread's, which must not be kept.
+constexpr std::chrono::milliseconds kAcceptorsPatience{50};
 
 /// Appends a record whose body has an append_body().
 template <class Body>
@@ -27,14 +31,14 @@ std::vector<std::byte> make_record(const format::RecordHead& head, const Body& b
 }
 
 // Tells the peer why, as far as it still listens.
-void refuse(RecordChannel& channel, const Error& error) {
+void refuse(RecordChannel& channel, const Error& error, std::chrono::milliseconds patience) {
   const auto record =
       make_record({RecordType::refusal, 0, {}, {}, {}}, format::Refusal{error.code, error.message});
-  if (auto sent = channel.write(record, io::deadline_after(std::chrono::seconds(1))); !sent) {
+  if (auto sent = channel.write(record, io::deadline_after(patience)); !sent) {
     spdlog::debug("refusal not delivered: {}", sent.error().message);
     return;
   }
-  channel.linger(io::deadline_after(std::chrono::seconds(1)));
+  channel.linger(io::deadline_after(patience));
 }
 
 }  // namespace
@@ -71,13 +75,19 @@ void Receiver::add_connection(UniqueFd fd) {
   if (connections_.size() >= options_.connections_max) {
     RecordChannel channel(std::move(fd));
     refuse(channel, Error{Errc::in_use, fmt::format("the store already serves {} connections",
-                                                    options_.connections_max)});
+                                                    options_.connections_max)},
+           kAcceptorsPatience);
     return;
   }
   Connection& connection = connections_.emplace_back();
   connection.peer = io::peer_text(fd.get());
   connection.channel = std::make_unique<RecordChannel>(std::move(fd));
-  connection.thread = std::thread([this, &connection] { serve_connection(connection); });
+  try {
+    connection.thread = std::thread([this, &connection] { serve_connection(connection); });
+  } catch (const std::system_error& error) {
+    spdlog::warn("{}: no thread for this connection: {}", connection.peer, error.what());
+    connections_.pop_back();
+  }
 }
 
 void Receiver::reap_finished() {
@@ -92,7 +102,7 @@ void Receiver::serve_connection(Connection& connection) {
   if (auto status = serve_session(connection); !status) {
     if (status.error().code != Errc::closed) {
       spdlog::warn("{}: {}", connection.peer, status.error().message);
-      refuse(*connection.channel, status.error());
+      refuse(*connection.channel, status.error(), kLastWordsPatience);
     } else {
       spdlog::info("{}: {}", connection.peer, status.error().message);
     }

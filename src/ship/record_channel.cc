@@ -8,6 +8,7 @@
 namespace vmshadow::ship {
 namespace {
 
+constexpr std::size_t kFirstBufferBytes = std::size_t{8} << 10;
 constexpr std::size_t kReadAheadBytes = std::size_t{1} << 20;
 constexpr std::size_t kBufferBytes =
     format::kRecordPrefixBytes + format::kRecordBodyBytesMax + kReadAheadBytes;
@@ -18,7 +19,8 @@ RecordChannel::RecordChannel(UniqueFd fd) : fd_(std::move(fd)) {}
 
 // Makes at least `bytes` available behind taken_.
 Status RecordChannel::fill(std::size_t bytes, io::Deadline deadline) {
-  if (buffer_.empty()) buffer_.resize(kBufferBytes);
+  // Small until a peer has shown that it sends large records.
+  if (buffer_.size() < bytes) buffer_.resize(bytes <= kFirstBufferBytes ? kFirstBufferBytes : kBufferBytes);
   if (taken_ == filled_) taken_ = filled_ = 0;
   if (buffer_.size() - taken_ < bytes) {
     std::memmove(buffer_.data(), buffer_.data() + taken_, filled_ - taken_);

@@ -3,12 +3,16 @@
 #include <fmt/format.h>
 #include <poll.h>
 
+#include <algorithm>
 #include <utility>
 
 #include "base/assert.h"
 
 namespace vmshadow::ship {
 namespace {
+
+// Written at a time, so that a slow link shows its progress.
+constexpr std::size_t kPieceBytes = std::size_t{64} << 10;
 
 Error refused(const format::RecordPrefix& prefix, ByteSpan body) {
   if (prefix.head.type == format::RecordType::refusal) {
@@ -66,7 +70,8 @@ Sender::Sender(RecordChannel channel, format::Welcome welcome, VmId vm, std::str
       welcome_(welcome),
       vm_(vm),
       store_text_(std::move(store_text)),
-      options_(options) {}
+      options_(options),
+      progress_(io::Deadline::clock::now()) {}
 
 Sender::~Sender() { close(); }
 
@@ -85,10 +90,14 @@ void Sender::close() {
 
 Status Sender::send(ByteSpan records) {
   const std::lock_guard lock(write_mutex_);
-  auto sent = channel_.write(records, io::deadline_after(options_.silence));
-  if (!sent) {
-    return fail(std::move(sent).error().with_context(
-        fmt::format("shipping to the store at {}", store_text_)));
+  while (!records.empty()) {
+    const ByteSpan piece = records.first(std::min(records.size(), kPieceBytes));
+    if (auto sent = channel_.write(piece, io::deadline_after(options_.silence)); !sent) {
+      return fail(std::move(sent).error().with_context(
+          fmt::format("shipping to the store at {}", store_text_)));
+    }
+    progress_ = io::Deadline::clock::now();
+    records = records.subspan(piece.size());
   }
   return {};
 }
@@ -117,7 +126,8 @@ Status Sender::listen_until_failure() {
       auto ready = io::wait_for(channel_.fd(), POLLIN, io::deadline_after(options_.ping_every));
       if (!ready && ready.error().code != Errc::timed_out) return ready;
       if (!ready) {
-        if (io::Deadline::clock::now() - heard > options_.silence) {
+        const auto alive = std::max(heard, progress_.load());
+        if (io::Deadline::clock::now() - alive > options_.silence) {
           return fail(Errc::timed_out, fmt::format("the store has not answered for {} s",
                                                    options_.silence.count() / 1000));
         }

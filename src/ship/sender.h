@@ -44,7 +44,8 @@ class Sender {
 
   /// Starts the listening thread. Once.
   void start(AckHandler on_ack, FailureHandler on_failure);
-  /// Sends whole records; blocks while the link does. Errc::timed_out past `silence`.
+  /// Sends whole records; blocks while the link does. Errc::timed_out once it took nothing for
+  /// `silence`.
   [[nodiscard]] Status send(ByteSpan records);
   /// Ends the connection; no handler is called afterwards. Idempotent.
   void close();
@@ -68,6 +69,8 @@ class Sender {
   AckHandler on_ack_;
   FailureHandler on_failure_;
   std::atomic<bool> closing_{false};
+  /// When the link last took bytes of ours: a full pass over a slow link is no silence.
+  std::atomic<io::Deadline> progress_;
   std::thread listener_;
 };
 

@@ -1,0 +1,33 @@
+// The migration settings of a QEMU that a capture changes, kept to be put back: by the capture
+// itself, or by the guard after the capture's death.
+#pragma once
+
+#include <map>
+#include <string>
+
+#include <vmshadow/result.h>
+
+#include "qmp/session.h"
+
+namespace vmshadow::capture {
+
+class MigrationSettings {
+ public:
+  /// Reads what is set now. Errc::unsupported if this QEMU does not know x-colo.
+  [[nodiscard]] static Result<MigrationSettings> read(qmp::Session& session);
+  /// Switches to what a capture needs: x-colo alone, as fast as it goes, checkpoints on request.
+  [[nodiscard]] Status apply_for_capture(qmp::Session& session) const;
+  /// Puts back what was read. Tries both capabilities and parameters, whichever fails.
+  [[nodiscard]] Status restore(qmp::Session& session) const;
+
+  /// One line of JSON, at most kTextBytesMax bytes; and back.
+  static constexpr std::size_t kTextBytesMax = 4096;
+  [[nodiscard]] std::string text() const;
+  [[nodiscard]] static Result<MigrationSettings> parse(const std::string& text);
+
+ private:
+  std::map<std::string, bool> capabilities_;         // only those we change
+  std::map<std::string, std::uint64_t> parameters_;  // likewise
+};
+
+}  // namespace vmshadow::capture
