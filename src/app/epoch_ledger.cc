@@ -13,6 +13,15 @@ constexpr std::chrono::milliseconds kTerminalEvery{500};
 double ms(std::chrono::microseconds d) { return static_cast<double>(d.count()) / 1000.0; }
 double mib(std::uint64_t bytes) { return static_cast<double>(bytes) / (1024.0 * 1024.0); }
 
+void keep(std::deque<double>& samples, double value) {
+  samples.push_back(value);
+  if (samples.size() > EpochLedger::kSamplesMax) samples.pop_front();
+}
+
+double quantile_of(const std::deque<double>& samples, double q) {
+  return quantile({samples.begin(), samples.end()}, q);
+}
+
 nlohmann::json optional_ms(std::optional<std::chrono::microseconds> d) {
   return d ? nlohmann::json(ms(*d)) : nlohmann::json(nullptr);
 }
@@ -58,9 +67,9 @@ void EpochLedger::report(const EpochStats& stats, const ship::CommittedEpoch& ep
     totals_.full_pass_ms = ms(stats.ram);
     totals_.full_pass_pause_ms = stats.pause ? ms(*stats.pause) : 0;
   } else {
-    if (stats.pause) pause_ms_.push_back(ms(*stats.pause));
-    lag_ms_.push_back(ms(epoch.peak_lag));
-    commit_ms_.push_back(ms(epoch.commit_latency));
+    if (stats.pause) keep(pause_ms_, ms(*stats.pause));
+    keep(lag_ms_, ms(epoch.peak_lag));
+    keep(commit_ms_, ms(epoch.commit_latency));
   }
 
   if (style_ == ReportStyle::json_lines) {
@@ -87,24 +96,51 @@ void EpochLedger::report(const EpochStats& stats, const ship::CommittedEpoch& ep
     if (now - last_line_ < kTerminalEvery) return;
     last_line_ = now;
     fmt::print(out_,
-               "\repoch {:>6}  lag {:>7.1f} ms  pause {:>6.2f} ms  {:>6} pages  {:>8.2f} MiB  ",
-               stats.epoch.value, ms(epoch.peak_lag), stats.pause ? ms(*stats.pause) : 0.0,
+               "\repoch {:>6}  lag {:>7.1f} ms  pause {:>6} ms  {:>6} pages  {:>8.2f} MiB  ",
+               stats.epoch.value, ms(epoch.peak_lag), stats.pause ? fmt::format("{:.2f}", ms(*stats.pause)) : "?",
                stats.pages, mib(epoch.encoded.record_bytes));
     std::fflush(out_);
   }
+}
+
+void EpochLedger::tick(std::optional<std::chrono::microseconds> lag) {
+  const std::lock_guard lock(mutex_);
+  if (style_ == ReportStyle::json_lines) {
+    fmt::print(out_, "{}\n",
+               nlohmann::json{{"event", "lag"}, {"lag_ms", optional_ms(lag)}}.dump());
+    std::fflush(out_);
+    return;
+  }
+  // A commit has just written the line: leave it.
+  const auto now = std::chrono::steady_clock::now();
+  if (style_ != ReportStyle::terminal || now - last_line_ < kTerminalEvery || !lag) return;
+  last_line_ = now;
+  fmt::print(out_, "\repoch {:>6}  lag {:>7.1f} ms  (no commit since)                        ",
+             totals_.last ? totals_.last->value : 0, ms(*lag));
+  std::fflush(out_);
+}
+
+void EpochLedger::first_pass(std::uint64_t pages) {
+  const std::lock_guard lock(mutex_);
+  if (style_ == ReportStyle::json_lines) {
+    fmt::print(out_, "{}\n", nlohmann::json{{"event", "first_pass"}, {"pages", pages}}.dump());
+  } else if (style_ == ReportStyle::terminal) {
+    fmt::print(out_, "\rfirst pass: {} pages, {:.0f} MiB  ", pages, mib(pages * kPageBytes));
+  }
+  std::fflush(out_);
 }
 
 EpochLedger::Summary EpochLedger::summary() const {
   const std::lock_guard lock(mutex_);
   Summary summary = totals_;
   summary.pauses = pause_ms_.size();
-  summary.pause_ms_p50 = quantile(pause_ms_, 0.5);
-  summary.pause_ms_p99 = quantile(pause_ms_, 0.99);
-  summary.pause_ms_max = quantile(pause_ms_, 1.0);
-  summary.lag_ms_p50 = quantile(lag_ms_, 0.5);
-  summary.lag_ms_p99 = quantile(lag_ms_, 0.99);
-  summary.commit_ms_p50 = quantile(commit_ms_, 0.5);
-  summary.commit_ms_p99 = quantile(commit_ms_, 0.99);
+  summary.pause_ms_p50 = quantile_of(pause_ms_, 0.5);
+  summary.pause_ms_p99 = quantile_of(pause_ms_, 0.99);
+  summary.pause_ms_max = quantile_of(pause_ms_, 1.0);
+  summary.lag_ms_p50 = quantile_of(lag_ms_, 0.5);
+  summary.lag_ms_p99 = quantile_of(lag_ms_, 0.99);
+  summary.commit_ms_p50 = quantile_of(commit_ms_, 0.5);
+  summary.commit_ms_p99 = quantile_of(commit_ms_, 0.99);
   return summary;
 }
 

@@ -8,7 +8,7 @@
 #include <map>
 #include <mutex>
 #include <optional>
-#include <vector>
+#include <deque>
 
 #include <vmshadow/page_source.h>
 #include <vmshadow/types.h>
@@ -29,21 +29,29 @@ class EpochLedger {
   void taken(const EpochStats& stats);
   void committed(const ship::CommittedEpoch& epoch);
 
+  /// To be called about once a second, also while nothing commits: shows the lag as it is now.
+  void tick(std::optional<std::chrono::microseconds> lag);
+  /// Progress of the first pass, for people.
+  void first_pass(std::uint64_t pages);
+
   struct Summary {
     std::uint64_t epochs{};  ///< committed
     std::optional<Epoch> first, last;
     std::uint64_t captured_pages{}, data_pages{}, zero_pages{}, unchanged_pages{};
     std::uint64_t raw_bytes{};                              ///< captured pages times the page size
     std::uint64_t shipped_bytes{};                          ///< records
-    double pause_ms_p50{}, pause_ms_p99{}, pause_ms_max{};  ///< without the full pass
+    /// Of the newest kSamplesMax epochs, without the full pass; so are the lags below.
+    double pause_ms_p50{}, pause_ms_p99{}, pause_ms_max{};
     std::uint64_t pauses{};
-    double lag_ms_p50{}, lag_ms_p99{};  ///< peak lags, without the full pass
+    double lag_ms_p50{}, lag_ms_p99{};  ///< peak lags
     double commit_ms_p50{}, commit_ms_p99{};
     double full_pass_ms{}, full_pass_pause_ms{};
   };
   [[nodiscard]] Summary summary() const;
   /// Prints the summary in the ledger's style. `lag` is the lag at the end.
   void print_summary(std::optional<std::chrono::microseconds> lag) const;
+
+  static constexpr std::size_t kSamplesMax = std::size_t{1} << 16;
 
  private:
   void report(const EpochStats& stats, const ship::CommittedEpoch& epoch);
@@ -54,7 +62,7 @@ class EpochLedger {
   std::map<Epoch, EpochStats> taken_;            // not yet committed
   std::map<Epoch, ship::CommittedEpoch> early_;  // committed before capture had its pause
   Summary totals_;
-  std::vector<double> pause_ms_, lag_ms_, commit_ms_;
+  std::deque<double> pause_ms_, lag_ms_, commit_ms_;
   std::chrono::steady_clock::time_point last_line_{};
 };
 

@@ -1,6 +1,7 @@
 #include "app/sidecar.h"
 
 #include <fmt/format.h>
+#include <algorithm>
 #include <nlohmann/json.hpp>
 #include <spdlog/spdlog.h>
 
@@ -8,6 +9,7 @@
 
 #include "capture/colo_probe.h"
 #include "capture/colo_source.h"
+#include "capture/release_vm.h"
 #include "capture/vm_events.h"
 #include "qmp/session.h"
 #include "ship/epoch_shipper.h"
@@ -18,6 +20,7 @@ namespace {
 using std::chrono::milliseconds;
 
 constexpr milliseconds kRoomPatience{100};
+constexpr milliseconds kTickEvery{1000};
 constexpr milliseconds kFlushPatience{15000};
 constexpr milliseconds kFlushPatienceVmGone{5000};
 constexpr milliseconds kRetryWhilePaused{200};
@@ -31,10 +34,15 @@ struct Protection {
   EpochLedger& ledger;
   ship::EpochShipper& shipper;
   capture::ColoSource& source;
+  qmp::Session& session;
+  io::Deadline next_tick = io::deadline_after(kTickEvery);
 
   [[nodiscard]] Status run();
-  /// Waits for the sink; false if told to stop meanwhile.
-  [[nodiscard]] Result<bool> wait_for_room() const;
+  /// Shows the lag and looks for failures, once a second.
+  [[nodiscard]] Status tick();
+  /// Both: false if told to stop meanwhile.
+  [[nodiscard]] Result<bool> wait_until(io::Deadline when);
+  [[nodiscard]] Result<bool> wait_for_room();
   void announce(const EpochStats& first) const;
 };
 
@@ -54,25 +62,48 @@ void Protection::announce(const EpochStats& first) const {
   }
 }
 
-Result<bool> Protection::wait_for_room() const {
+// Whatever the loop waits for, the lag goes on: it is shown every second, and a link or a monitor that
+// has failed is noticed then, not at the next epoch.
+Status Protection::tick() {
+  const auto now = io::Deadline::clock::now();
+  if (now < next_tick) return {};
+  next_tick = now + kTickEvery;
+  ledger.tick(shipper.lag());
+  if (auto failure = shipper.failure()) return fail(std::move(*failure));
+  if (auto closed = session.closed()) return fail(std::move(*closed));
+  return {};
+}
+
+Result<bool> Protection::wait_until(io::Deadline when) {
+  for (;;) {
+    if (stop.wait(std::min(when, next_tick))) return false;
+    VMSHADOW_TRY(tick());
+    if (io::Deadline::clock::now() >= when) return true;
+  }
+}
+
+Result<bool> Protection::wait_for_room() {
   for (;;) {
     VMSHADOW_ASSIGN(const bool room, shipper.wait_for_room(kRoomPatience));
     if (room) return true;
     if (stop.wait(io::deadline_after({}))) return false;
+    VMSHADOW_TRY(tick());
   }
 }
 
 // Ends with success when told to, with an error when protection cannot go on.
 Status Protection::run() {
-  flags.migrating = true;
-  VMSHADOW_ASSIGN(const EpochStats first, source.attach(shipper, shipper.first_epoch()));
-  ledger.taken(first);
-  announce(first);
+  auto first = source.attach(shipper, shipper.first_epoch());
+  if (!first && first.error().code == Errc::cancelled) return {};
+  if (!first) return fail(std::move(first).error());
+  ledger.taken(*first);
+  announce(*first);
 
   bool paused_said = false;
   auto next = io::Deadline::clock::now() + options.interval;
   for (std::uint64_t taken = 0; !options.epochs || taken < *options.epochs;) {
-    if (stop.wait(next)) return {};
+    VMSHADOW_ASSIGN(const bool due, wait_until(next));
+    if (!due) return {};
     VMSHADOW_ASSIGN(const bool room, wait_for_room());
     if (!room) return {};
     // From the time of asking, so that a slow epoch is not followed by a burst.
@@ -91,13 +122,49 @@ Status Protection::run() {
   return {};
 }
 
+qmp::SessionOptions with_events(capture::VmEvents& events) {
+  qmp::SessionOptions options;
+  options.on_event = [&events](const qmp::Event& event) { events.handle(event); };
+  return options;
+}
+
+capture::ColoOptions source_options(const StopSignal& stop, capture::GuardFlags& flags,
+                                    EpochLedger& ledger) {
+  capture::ColoOptions options;
+  options.on_attach = [&flags](const capture::MigrationSettings& before) { flags.arm(before); };
+  options.cancelled = [&stop] { return stop.wait(io::deadline_after({})); };
+  options.on_first_pass = [&ledger](std::uint64_t pages) { ledger.first_pass(pages); };
+  options.stopped_since_ns = &flags.stopped_since_ns;
+  return options;
+}
+
+enum class VmFate { runs_on, gone, unknown };
+
+// A monitor's connection can end without its VM: see whether QEMU still listens, and if so release it.
+VmFate after_lost_monitor(const std::string& qmp_path, capture::GuardFlags& flags) {
+  auto again = qmp::Session::connect(qmp_path);
+  if (!again) {
+    const Errc code = again.error().code;
+    return code == Errc::closed || code == Errc::not_found ? VmFate::gone : VmFate::unknown;
+  }
+  if (!flags.migrating) return VmFate::runs_on;
+  if (!capture::release_vm(**again)) return VmFate::unknown;
+  const auto settings = capture::MigrationSettings::parse(flags.settings.data());
+  if (settings && !settings->restore(**again)) return VmFate::unknown;
+  return VmFate::runs_on;
+}
+
+std::string newest_committed(const EpochLedger& ledger) {
+  const auto last = ledger.summary().last;
+  return last ? fmt::format("the newest committed epoch is {}", last->value)
+              : std::string("no epoch was committed");
+}
+
 }  // namespace
 
 int run_sidecar(const SidecarOptions& options, const StopSignal& stop, capture::GuardFlags& flags) {
   capture::VmEvents events;
-  qmp::SessionOptions session_options;
-  session_options.on_event = [&events](const qmp::Event& event) { events.handle(event); };
-  auto session = qmp::Session::connect(options.qmp_path, session_options);
+  auto session = qmp::Session::connect(options.qmp_path, with_events(events));
   if (!session) {
     say(session.error().message);
     return kExitFailed;
@@ -119,36 +186,41 @@ int run_sidecar(const SidecarOptions& options, const StopSignal& stop, capture::
     return kExitFailed;
   }
 
-  capture::ColoSource source(**session, events, system_clock());
-  Status status = Protection{options, stop, flags, ledger, **shipper, source}.run();
+  capture::ColoSource source(**session, events, system_clock(),
+                             source_options(stop, flags, ledger));
+  const Status status =
+      Protection{options, stop, flags, ledger, **shipper, source, **session}.run();
   // The VM first, then what is still on its way to the store.
-  const Status released = source.detach();
-  const bool vm_gone = (*session)->closed().has_value();
-  if (released || vm_gone) flags.migrating = false;
-  const Status flushed = (*shipper)->flush(vm_gone ? kFlushPatienceVmGone : kFlushPatience);
+  Status released = source.detach();
+  VmFate fate = released ? VmFate::runs_on : VmFate::unknown;
+  const auto monitor_lost = (*session)->closed();
+  if (monitor_lost) {
+    fate = after_lost_monitor(options.qmp_path, flags);
+    if (fate == VmFate::runs_on) released = {};
+  }
+  if (fate == VmFate::unknown) {
+    // The guard does not wait for the store: it takes over as soon as we end.
+    say(fmt::format("VM '{}' was not released: {}", options.vm_name,
+                    monitor_lost ? monitor_lost->message : released.error().message));
+    return kExitFailed;
+  }
+  flags.migrating = false;
+  const Status flushed =
+      (*shipper)->flush(fate == VmFate::gone ? kFlushPatienceVmGone : kFlushPatience);
   ledger.print_summary((*shipper)->lag());
 
-  if (vm_gone) {
-    const auto last = ledger.summary().last;
+  if (fate == VmFate::gone) {
     say(fmt::format("the monitor of VM '{}' is gone ({}); {}", options.vm_name,
-                    (*session)->closed()->message,
-                    last ? fmt::format("the newest committed epoch is {}", last->value)
-                         : std::string("no epoch was committed")));
+                    monitor_lost->message, newest_committed(ledger)));
     return kExitVmGone;
   }
   if (!status) {
-    const auto last = ledger.summary().last;
-    say(fmt::format(
-        "VM '{}' is no longer protected: {}; {}{}: start the sidecar again when that is "
-        "put right",
-        options.vm_name, status.error().message, released ? "the VM runs on, " : "",
-        last ? fmt::format("the newest committed epoch is {}", last->value)
-             : std::string("no epoch was committed")));
+    say(fmt::format("VM '{}' is no longer protected: {}; the VM runs on, {}: start the sidecar "
+                    "again when that is put right",
+                    options.vm_name, status.error().message, newest_committed(ledger)));
   }
-  if (!released)
-    say(fmt::format("VM '{}' was not released: {}", options.vm_name, released.error().message));
   if (status && !flushed) say(flushed.error().message);
-  return status && released && flushed ? kExitOk : kExitFailed;
+  return status && flushed ? kExitOk : kExitFailed;
 }
 
 }  // namespace vmshadow::app

@@ -20,6 +20,7 @@ struct SidecarOptions {
   std::string qmp_path;
   io::TcpAddress store;
   std::chrono::milliseconds interval{200};
+  std::chrono::milliseconds pause_deadline{2000};  ///< of the guard
   /// Stop, in order, after this many epochs beside the full pass; nullopt: until told.
   std::optional<std::uint64_t> epochs;
   /// Protect RAM and devices of a VM that also has writable disks.

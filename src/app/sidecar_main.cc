@@ -29,6 +29,7 @@ int main(int argc, char** argv) {
   app::SidecarOptions options;
   std::string store;
   std::uint64_t interval_ms = 200;
+  std::uint64_t pause_deadline_ms = 2000;
   std::uint64_t epochs = 0;
   bool json = false;
   bool quiet = false;
@@ -43,6 +44,10 @@ int main(int argc, char** argv) {
       ->capture_default_str()
       ->check(CLI::Range(std::uint64_t{1}, std::uint64_t{86'400'000}));
   auto* epochs_option = cli.add_option("--epochs", epochs, "stop after this many epochs");
+  cli.add_option("--pause-deadline-ms", pause_deadline_ms,
+                 "the guard ends a pause of the VM that lasts longer, and with it the protection")
+      ->capture_default_str()
+      ->check(CLI::Range(std::uint64_t{50}, std::uint64_t{600'000}));
   cli.add_flag("--ignore-disks", options.ignore_disks,
                "protect RAM and devices of a VM that also has writable disks");
   cli.add_flag("--json", json, "one JSON object a line on stdout: attached, epoch, summary");
@@ -68,6 +73,7 @@ int main(int argc, char** argv) {
   }
   options.store = *address;
   options.interval = std::chrono::milliseconds{interval_ms};
+  options.pause_deadline = std::chrono::milliseconds{pause_deadline_ms};
   if (*epochs_option) options.epochs = epochs;
   if (json) {
     options.report = app::ReportStyle::json_lines;
@@ -77,7 +83,7 @@ int main(int argc, char** argv) {
     options.report_to = stderr;
   }
 
-  return capture::run_guarded(options.qmp_path, [&](capture::GuardFlags& flags) {
+  return capture::run_guarded({options.qmp_path, options.pause_deadline}, [&](capture::GuardFlags& flags) {
     app::set_up_logging("vmshadow-sidecar", verbose);
     const auto stop = app::StopSignal::create();
     if (!stop) {

@@ -16,13 +16,15 @@ namespace vmshadow::app {
 
 class StopSignal {
  public:
-  /// Blocks both signals for this thread and those it will start.
+  /// Blocks both signals for this thread and those it will start. SIGPIPE is ignored from here on: a
+  /// reader of our output that ends must not end us.
   [[nodiscard]] static Result<StopSignal> create() {
     sigset_t signals;
     ::sigemptyset(&signals);
     ::sigaddset(&signals, SIGINT);
     ::sigaddset(&signals, SIGTERM);
     ::sigprocmask(SIG_BLOCK, &signals, nullptr);
+    ::signal(SIGPIPE, SIG_IGN);
     StopSignal stop;
     stop.fd_.reset(::signalfd(-1, &signals, SFD_NONBLOCK | SFD_CLOEXEC));
     if (!stop.fd_) return fail_errno(errno, "making a signal descriptor");
