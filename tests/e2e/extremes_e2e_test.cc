@@ -50,10 +50,15 @@ class ExtremesE2e : public testing::Test {
     config.accelerator = accelerator;
     config.witness = std::move(witness);
     VMSHADOW_REQUIRE(guest_available(config));
+    const auto begun = system_clock().monotonic();
+    const auto seconds_since = [](MonotonicTime then) {
+      return std::chrono::duration<double>(system_clock().monotonic() - then).count();
+    };
     const auto primary = QemuGuest::start(config);
     ASSERT_TRUE(primary) << primary.error().message;
     const Status up = (*primary)->wait_for_reports(3, io::deadline_after(seconds(120)));
     ASSERT_TRUE(up) << up.error().message;
+    const double boot_s = seconds_since(begun);
     const TempDir directory;
     const auto store = StoreProgram::start(directory.file("store"));
     ASSERT_TRUE(store) << store.error().message;
@@ -64,6 +69,7 @@ class ExtremesE2e : public testing::Test {
         sidecar->wait_for_epochs(epochs + 1, io::deadline_after(seconds(120)));
     ASSERT_TRUE(protected_so_far) << protected_so_far.error().message;
 
+    const double protected_s = seconds_since(begun) - boot_s;
     (*primary)->kill();
     const auto ended = sidecar->process().wait(io::deadline_after(seconds(60)));
     ASSERT_TRUE(ended) << ended.error().message;
@@ -85,11 +91,16 @@ class ExtremesE2e : public testing::Test {
     RecordProperty("shipped_bytes", std::to_string(cost_.shipped_bytes));
     fmt::print(
         "{} epochs, {} pages ({} at most in one, {} unchanged), {:.1f} MB shipped for "
-        "{:.1f} MB; pause p50 {:.2f} p99 {:.2f} ms, lag p50 {:.0f} p99 {:.0f} ms\n",
+        "{:.1f} MB; full pass {:.0f} ms (pause {:.0f}); pause p50 {:.2f} p99 {:.2f} ms, lag p50 "
+        "{:.0f} p99 {:.0f} ms; boot {:.1f} s, "
+        "epochs {:.1f} s, restore {:.1f} s, all {:.1f} s\n",
         cost_.epochs, cost_.pages, cost_.pages_most, cost_.unchanged,
         static_cast<double>(cost_.shipped_bytes) / 1e6, static_cast<double>(cost_.raw_bytes) / 1e6,
+        summary->at("full_pass_ms").get<double>(), summary->at("full_pass_pause_ms").get<double>(),
         summary->at("pause_ms_p50").get<double>(), summary->at("pause_ms_p99").get<double>(),
-        summary->at("lag_ms_p50").get<double>(), summary->at("lag_ms_p99").get<double>());
+        summary->at("lag_ms_p50").get<double>(), summary->at("lag_ms_p99").get<double>(), boot_s,
+        protected_s, static_cast<double>((*restored)->timing().replied.count()) / 1e6,
+        seconds_since(begun));
   }
 
   DeltaCost cost_;
