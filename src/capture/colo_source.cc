@@ -11,6 +11,7 @@
 
 #include "base/assert.h"
 #include "capture/colo_probe.h"
+#include "capture/first_pass_limit.h"
 #include "capture/machine_recorder.h"
 #include "capture/release_vm.h"
 #include "qmp/commands.h"
@@ -26,8 +27,6 @@ using std::chrono::milliseconds;
 constexpr std::uint64_t kCheckpointDelayMs = 4294967295;
 // "As fast as it goes", in bytes per second; QEMU rejects values near 2^64.
 constexpr std::uint64_t kBandwidthUnlimited = std::uint64_t{1} << 50;
-// The first pass ends when what is left can be sent within this.
-constexpr std::uint64_t kDowntimeLimitMs = 50;
 constexpr const char* kSocketName = "vmshadow";
 constexpr milliseconds kResumePatience{200};
 constexpr milliseconds kRequestRetry{500};
@@ -129,9 +128,10 @@ Status ColoSource::configure() {
   if (auto set = qmp::migrate_set_capabilities(session_, wanted); !set) {
     return fail(std::move(set).error().with_context("switching QEMU's COLO on"));
   }
-  return qmp::migrate_set_parameters(session_, {{"max-bandwidth", kBandwidthUnlimited},
-                                                {"x-checkpoint-delay", kCheckpointDelayMs},
-                                                {"downtime-limit", kDowntimeLimitMs}});
+  return qmp::migrate_set_parameters(session_,
+                                     {{"max-bandwidth", kBandwidthUnlimited},
+                                      {"x-checkpoint-delay", kCheckpointDelayMs},
+                                      {"downtime-limit", FirstPassLimit::kInitial.count()}});
 }
 
 // Prefers a socket pair of ours (the buffers are ours to choose); a monitor that cannot take
@@ -177,7 +177,14 @@ Status ColoSource::read_initial(PageSink& sink, Epoch first, MachineDescription&
 
   // While the guest runs, a full sink may slow QEMU down; once it stands still, nothing may.
   const auto guest_runs = [this] { return !events_.is_stopped(); };
-  VMSHADOW_ASSIGN(const Event event, drain_->next(options_.stall, guest_runs));
+  const auto read_pass = [&] {
+    const FirstPassLimit limit(session_);
+    auto event = drain_->next(options_.stall, guest_runs);
+    // A QEMU that is stuck in sending to us could not answer the limit's question.
+    if (!event) drain_->close();
+    return event;
+  };
+  VMSHADOW_ASSIGN(const Event event, read_pass());
   if (event != Event::device_tail) return fail(Errc::protocol, "QEMU's first pass has no end");
   return wait_for_colo();
 }
