@@ -128,6 +128,9 @@ Result<MigrationInfo> query_migrate(Session& session) {
     if (text == nullptr) return malformed("query-migrate");
     *into = *text;
   }
+  if (const Json* ram = member(reply, "ram"); ram != nullptr && ram->is_object()) {
+    info.ram_passes = unsigned_member(*ram, "dirty-sync-count").value_or(0);
+  }
   return info;
 }
 

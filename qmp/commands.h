@@ -27,6 +27,7 @@ struct RunState {
 struct MigrationInfo {
   std::string status;
   std::string error;
+  std::uint64_t ram_passes{};         ///< begun over the dirty pages so far; 0 if QEMU does not say
   [[nodiscard]] bool active() const;  ///< setup, active, device, colo, cancelling, …: not at rest
 };
 [[nodiscard]] Result<MigrationInfo> query_migrate(Session& session);

@@ -12,6 +12,7 @@
 
 #include "base/assert.h"
 #include "capture/colo_probe.h"
+#include "capture/first_pass_limit.h"
 #include "capture/machine_recorder.h"
 #include "capture/release_vm.h"
 #include "qmp/commands.h"
@@ -129,8 +130,14 @@ Status ColoSource::read_initial(PageSink& sink, Epoch first, MachineDescription&
   sink.begin_epoch({first, true, &machine});
 
   MonotonicTime told = clock_.monotonic();
-  VMSHADOW_ASSIGN(const Event event,
-                  drain_->next(options_.stall, [&] { return first_pass_gate(told); }));
+  const auto read_pass = [&] {
+    const FirstPassLimit limit(session_);
+    auto event = drain_->next(options_.stall, [&] { return first_pass_gate(told); });
+    // A QEMU that is stuck in sending to us could not answer the limit's question.
+    if (!event) drain_->close();
+    return event;
+  };
+  VMSHADOW_ASSIGN(const Event event, read_pass());
   if (event != Event::device_tail) return fail(Errc::protocol, "QEMU's first pass has no end");
   return wait_for_colo();
 }

@@ -40,6 +40,9 @@ class EpochDrain {
   /// Sends COLO messages to QEMU, one after the other.
   [[nodiscard]] Status send(std::initializer_list<ColoMessage> messages);
 
+  /// Closes the socket: QEMU sees its peer gone.
+  void close() { fd_.reset(); }
+
   [[nodiscard]] MigrationStream& stream() { return stream_; }
   [[nodiscard]] std::uint64_t bytes_read() const { return bytes_read_; }
 

@@ -3,6 +3,7 @@
 #include <nlohmann/json.hpp>
 
 #include "base/assert.h"
+#include "capture/first_pass_limit.h"
 #include "qmp/commands.h"
 #include "qmp/json_fields.h"
 
@@ -13,8 +14,6 @@ namespace {
 constexpr std::uint64_t kBandwidthUnlimited = std::uint64_t{1} << 50;
 // The largest delay QEMU takes (uint32 milliseconds, 49 days): the cadence is ours.
 constexpr std::uint64_t kCheckpointDelayMs = 4294967295;
-// The first pass ends when what is left can be sent within this.
-constexpr std::uint64_t kDowntimeLimitMs = 50;
 
 constexpr const char* kParameters[] = {"max-bandwidth", "x-checkpoint-delay", "downtime-limit"};
 
@@ -63,7 +62,7 @@ Status MigrationSettings::apply_for_capture(qmp::Session& session) const {
   }
   return qmp::migrate_set_parameters(session, {{"max-bandwidth", kBandwidthUnlimited},
                                                {"x-checkpoint-delay", kCheckpointDelayMs},
-                                               {"downtime-limit", kDowntimeLimitMs}});
+                                               {"downtime-limit", FirstPassLimit::kInitial.count()}});
 }
 
 Status MigrationSettings::restore(qmp::Session& session) const {

@@ -7,6 +7,7 @@
 #include <cstring>
 
 #include "base/assert.h"
+#include "base/endian.h"
 #include "format/record.h"
 
 namespace vmshadow::delta {
@@ -26,6 +27,37 @@ tl::unexpected<Error> undecodable(const format::PageGroup& group) {
   return fail(Errc::corrupt,
               fmt::format("page_group's {} bytes of payload do not decode to its {} pages",
                           group.payload.size(), group.page_count));
+}
+
+/// Reads an lz4 length: `nibble`, and if that is 15 the bytes behind it, the last of which is not 255.
+bool read_length(ByteSpan& rest, std::size_t nibble, std::size_t& length) {
+  length = nibble;
+  if (nibble != 15) return true;
+  for (;;) {
+    if (rest.empty()) return false;
+    const auto more = static_cast<std::size_t>(rest.front());
+    rest = rest.subspan(1);
+    length += more;
+    if (more != 255) return true;
+  }
+}
+
+// The block format forbids a match at distance 0, but liblz4 1.9 decodes one as "what was in the
+// output before": our memory would end up in a guest's page. Everything else it checks itself.
+// (lz4_Block_format.md)
+bool distances_are_valid(ByteSpan rest) {
+  while (!rest.empty()) {
+    const auto token = static_cast<std::size_t>(rest.front());
+    rest = rest.subspan(1);
+    std::size_t length = 0;
+    if (!read_length(rest, token >> 4, length) || length > rest.size()) return false;
+    rest = rest.subspan(length);
+    if (rest.empty()) return true;  // the last sequence has literals alone
+    if (rest.size() < 2 || load<le16>(rest.data()) == 0) return false;
+    rest = rest.subspan(2);
+    if (!read_length(rest, token & 15, length)) return false;
+  }
+  return false;
 }
 
 }  // namespace
@@ -71,8 +103,7 @@ Status decode_pages(const format::PageGroup& group, MutableByteSpan out) {
     std::memcpy(out.data(), group.payload.data(), out.size());
     return {};
   }
-  // liblz4 takes a match at distance 0 as "what is there already": make that zeros, not memory of ours.
-  std::memset(out.data(), 0, out.size());
+  if (!distances_are_valid(group.payload)) return undecodable(group);
   const int decoded =
       LZ4_decompress_safe(chars(group.payload.data()), chars(out.data()),
                           static_cast<int>(group.payload.size()), static_cast<int>(out.size()));
@@ -88,11 +119,11 @@ Status decode_page(const format::PageGroup& group, std::size_t slot, MutableByte
     std::memcpy(out.data(), group.payload.data() + slot * kPageBytes, kPageBytes);
     return {};
   }
+  if (!distances_are_valid(group.payload)) return undecodable(group);
   // lz4 refers back up to 64 KiB, so the pages before this one must be decoded, those behind not.
   std::array<std::byte, kGroupBytesMax> before;
   const std::size_t needed = (slot + 1) * kPageBytes;
   std::byte* const into = slot == 0 ? out.data() : before.data();
-  std::memset(into, 0, needed);  // as above
   const int decoded = LZ4_decompress_safe_partial(
       chars(group.payload.data()), chars(into), static_cast<int>(group.payload.size()),
       static_cast<int>(needed), static_cast<int>(needed));

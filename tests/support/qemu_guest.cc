@@ -285,26 +285,4 @@ Status QemuGuest::wait_for_shell(io::Deadline deadline) {
   return {};
 }
 
-Result<std::string> QemuGuest::run_command(const std::string& command, io::Deadline deadline) {
-  // The echo shows "$((…))", only the output shows the number: the two cannot be confused.
-  const int number = ++commands_;
-  const std::size_t from = console_->size();
-  VMSHADOW_TRY(console_->send(
-      fmt::format("echo BEGIN$(({}+0)); {}; echo END$(({}+0)):$?:\n", number, command, number)));
-  const std::string begin_mark = fmt::format("BEGIN{}\r\n", number);
-  const std::string end_mark = fmt::format("END{}:", number);
-  VMSHADOW_ASSIGN(const std::size_t begin, console_->wait_for(begin_mark, from, deadline));
-  VMSHADOW_ASSIGN(const std::size_t end, console_->wait_for(end_mark, begin, deadline));
-  VMSHADOW_ASSIGN(const std::size_t status_end, console_->wait_for(":", end, deadline));
-  const std::string raw = console_->raw();
-  std::string output = raw.substr(begin, end - end_mark.size() - begin);
-  output.erase(std::remove(output.begin(), output.end(), '\r'), output.end());
-  const std::string status = raw.substr(end, status_end - 1 - end);
-  if (status != "0") {
-    return fail(Errc::invalid_argument,
-                fmt::format("'{}' ended with status {}:\n{}", command, status, output));
-  }
-  return output;
-}
-
 }  // namespace vmshadow::test

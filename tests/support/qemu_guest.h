@@ -20,6 +20,7 @@
 #include <vmshadow/result.h>
 
 #include "support/console.h"
+#include "support/guest_shell.h"
 #include "support/process.h"
 #include "support/temp_dir.h"
 #include "support/witness_report.h"
@@ -56,6 +57,13 @@ struct GuestConfig {
 /// The preload library for QEMU under TCG.
 [[nodiscard]] std::string tcg_shim_path();
 
+/// Where a guest's command line leads: what a restore has to move to places of its own.
+struct GuestPlaces {
+  std::string directory;  ///< holds every socket the command line names
+  bool has_console{};
+  bool has_witness{};
+};
+
 class QemuGuest {
  public:
   /// Starts QEMU and returns as soon as both monitors listen. Errors carry QEMU's own words.
@@ -73,8 +81,9 @@ class QemuGuest {
   [[nodiscard]] Console& console() { return *console_; }
   /// Where the reports come. Not for foreign guests.
   [[nodiscard]] Console& witness() { return *witness_; }
-  [[nodiscard]] bool has_console() const { return console_owned_ != nullptr; }
-  [[nodiscard]] bool has_witness() const { return witness_owned_ != nullptr; }
+  [[nodiscard]] GuestPlaces places() const {
+    return {directory_.path(), console_owned_ != nullptr, witness_owned_ != nullptr};
+  }
   /// What QEMU said on its standard error.
   [[nodiscard]] std::string messages() const;
 
@@ -86,9 +95,10 @@ class QemuGuest {
 
   // ---- foreign and Linux guests: the shell on the console
   [[nodiscard]] Status wait_for_shell(io::Deadline deadline);
-  /// Types `command` (one line) and returns what it printed, without the echo.
-  /// Errc::invalid_argument with the output if its status is not 0.
-  [[nodiscard]] Result<std::string> run_command(const std::string& command, io::Deadline deadline);
+  /// run_in_shell() on the console.
+  [[nodiscard]] Result<std::string> run_command(const std::string& command, io::Deadline deadline) {
+    return run_in_shell(*console_, command, deadline);
+  }
 
  private:
   QemuGuest() = default;
@@ -109,7 +119,6 @@ class QemuGuest {
   Console* console_ = nullptr;
   Console* witness_ = nullptr;
   std::optional<Process> process_;  // before the consoles go: QEMU ends first
-  int commands_ = 0;
 };
 
 }  // namespace vmshadow::test

@@ -175,29 +175,34 @@ Result<ExitStatus> SidecarProgram::stop() {
 
 // ---- restore
 
-Result<std::unique_ptr<RestoredGuest>> RestoredGuest::restore(const std::string& store_directory,
-                                                              const std::string& vm,
-                                                              const std::string& epoch,
-                                                              const QemuGuest& original) {
+Result<std::unique_ptr<RestoredGuest>> RestoredGuest::restore(const RestoreConfig& config) {
   std::unique_ptr<RestoredGuest> guest(new RestoredGuest);
   // The recorded command line names the original's sockets; the restored QEMU connects to ours.
-  if (original.has_console()) {
+  if (config.original.has_console) {
     VMSHADOW_ASSIGN(guest->console_owned_, Console::listen(guest->directory_.file("console")));
   }
-  if (original.has_witness()) {
+  if (config.original.has_witness) {
     VMSHADOW_ASSIGN(guest->witness_owned_, Console::listen(guest->directory_.file("witness")));
   }
   guest->witness_ = guest->witness_owned_.get();
   guest->console_ = guest->console_owned_ ? guest->console_owned_.get() : guest->witness_;
 
+  std::vector<std::string> argv{
+      program_path("shadow-replay"),
+      "--store",
+      config.store_directory,
+      "restore",
+      config.vm,
+      "--epoch",
+      config.epoch,
+      "--set",
+      fmt::format("{}={}", config.original.directory, guest->directory_.path()),
+      "--run-dir",
+      guest->directory_.path(),
+      "--json"};
+  for (const auto& setting : config.env) argv.insert(argv.end(), {"--env", setting});
   guest->timing_.asked = system_clock().monotonic();
-  VMSHADOW_ASSIGN(
-      const Ran ran,
-      run_program({program_path("shadow-replay"), "--store", store_directory, "restore", vm,
-                   "--epoch", epoch, "--set",
-                   fmt::format("{}={}", original.directory().path(), guest->directory_.path()),
-                   "--run-dir", guest->directory_.path(), "--json"},
-                  kRestoreWithin));
+  VMSHADOW_ASSIGN(const Ran ran, run_program(std::move(argv), kRestoreWithin));
   guest->timing_.replied = std::chrono::duration_cast<std::chrono::microseconds>(
       system_clock().monotonic() - guest->timing_.asked);
   if (!ran.status.success()) {
@@ -209,11 +214,21 @@ Result<std::unique_ptr<RestoredGuest>> RestoredGuest::restore(const std::string&
   return guest;
 }
 
-RestoredGuest::~RestoredGuest() {
+// It runs on its own by design, so its end is ours to see to.
+RestoredGuest::~RestoredGuest() { kill(); }
+
+void RestoredGuest::kill() {
   if (!report_ || !report_->contains("pid")) return;
-  // It runs on its own by design, so its end is ours to see to.
-  const auto pid = (*report_)["pid"].get<pid_t>();
-  ::kill(pid, SIGKILL);
+  ::kill((*report_)["pid"].get<pid_t>(), SIGKILL);
+  report_->erase("pid");  // once: the number may soon be another process's
+}
+
+GuestPlaces RestoredGuest::places() const {
+  return {directory_.path(), console_owned_ != nullptr, witness_owned_ != nullptr};
+}
+
+std::string RestoredGuest::messages() const {
+  return read_file(report_->at("log").get<std::string>());
 }
 
 const Json& RestoredGuest::report() const { return *report_; }

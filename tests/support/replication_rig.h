@@ -82,6 +82,16 @@ class SidecarProgram {
   std::optional<Process> process_;
 };
 
+struct RestoreConfig {
+  std::string store_directory;
+  std::string vm;
+  std::string epoch = "latest";  ///< or a number
+  /// Of the guest whose command line the epoch carries; that need not run any more.
+  GuestPlaces original;
+  /// "NAME=VALUE" for the new QEMU.
+  std::vector<std::string> env;
+};
+
 /// A guest brought back by `shadow-replay restore`, started from the recorded machine description
 /// with its paths moved to a directory of its own. Killed with this object.
 class RestoredGuest {
@@ -90,10 +100,13 @@ class RestoredGuest {
     MonotonicTime asked;                  ///< just before shadow-replay was started
     std::chrono::microseconds replied{};  ///< until it had reported success
   };
-  /// `original` tells the paths to move; it need not run any more. `epoch`: a number or "latest".
+  [[nodiscard]] static Result<std::unique_ptr<RestoredGuest>> restore(const RestoreConfig& config);
+  /// Without an environment: for guests that are not protected again.
   [[nodiscard]] static Result<std::unique_ptr<RestoredGuest>> restore(
       const std::string& store_directory, const std::string& vm, const std::string& epoch,
-      const QemuGuest& original);
+      const QemuGuest& original) {
+    return restore({store_directory, vm, epoch, original.places(), {}});
+  }
   ~RestoredGuest();
 
   /// shadow-replay's own JSON report.
@@ -103,6 +116,12 @@ class RestoredGuest {
   [[nodiscard]] Console& console() { return *console_; }
   [[nodiscard]] Console& witness() { return *witness_; }
   [[nodiscard]] std::string qmp_path() const;
+  /// For the restore of an epoch taken from this guest.
+  [[nodiscard]] GuestPlaces places() const;
+  /// What its QEMU said.
+  [[nodiscard]] std::string messages() const;
+  /// SIGKILL, as a power failure.
+  void kill();
 
  private:
   RestoredGuest() = default;
