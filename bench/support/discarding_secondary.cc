@@ -87,8 +87,7 @@ Status DiscardingSecondary::attach() {
   // What has arrived by now is the whole device tail.
   for (;;) {
     pages_.clear();
-    VMSHADOW_ASSIGN(const MigrationStream::Step step,
-                    stream_.parse(ByteSpan(buffer_).subspan(parsed_, filled_ - parsed_), pages_));
+    VMSHADOW_TRY(stream_.parse(ByteSpan(buffer_).subspan(parsed_, filled_ - parsed_), pages_));
     parsed_ = filled_ = 0;
     auto got = io::read_some(fd_.get(), buffer_, io::deadline_after({}));
     if (!got && got.error().code == Errc::timed_out) break;

@@ -95,10 +95,10 @@ void EpochLedger::report(const EpochStats& stats, const ship::CommittedEpoch& ep
     const auto now = std::chrono::steady_clock::now();
     if (now - last_line_ < kTerminalEvery) return;
     last_line_ = now;
-    fmt::print(out_,
-               "\repoch {:>6}  lag {:>7.1f} ms  pause {:>6} ms  {:>6} pages  {:>8.2f} MiB  ",
-               stats.epoch.value, ms(epoch.peak_lag), stats.pause ? fmt::format("{:.2f}", ms(*stats.pause)) : "?",
-               stats.pages, mib(epoch.encoded.record_bytes));
+    fmt::print(out_, "\repoch {:>6}  lag {:>7.1f} ms  pause {:>6} ms  {:>6} pages  {:>8.2f} MiB  ",
+               stats.epoch.value, ms(epoch.peak_lag),
+               stats.pause ? fmt::format("{:.2f}", ms(*stats.pause)) : "?", stats.pages,
+               mib(epoch.encoded.record_bytes));
     std::fflush(out_);
   }
 }
@@ -106,8 +106,7 @@ void EpochLedger::report(const EpochStats& stats, const ship::CommittedEpoch& ep
 void EpochLedger::tick(std::optional<std::chrono::microseconds> lag) {
   const std::lock_guard lock(mutex_);
   if (style_ == ReportStyle::json_lines) {
-    fmt::print(out_, "{}\n",
-               nlohmann::json{{"event", "lag"}, {"lag_ms", optional_ms(lag)}}.dump());
+    fmt::print(out_, "{}\n", nlohmann::json{{"event", "lag"}, {"lag_ms", optional_ms(lag)}}.dump());
     std::fflush(out_);
     return;
   }

@@ -5,10 +5,10 @@
 #include <chrono>
 #include <cstdint>
 #include <cstdio>
+#include <deque>
 #include <map>
 #include <mutex>
 #include <optional>
-#include <deque>
 
 #include <vmshadow/page_source.h>
 #include <vmshadow/types.h>
@@ -38,8 +38,8 @@ class EpochLedger {
     std::uint64_t epochs{};  ///< committed
     std::optional<Epoch> first, last;
     std::uint64_t captured_pages{}, data_pages{}, zero_pages{}, unchanged_pages{};
-    std::uint64_t raw_bytes{};                              ///< captured pages times the page size
-    std::uint64_t shipped_bytes{};                          ///< records
+    std::uint64_t raw_bytes{};      ///< captured pages times the page size
+    std::uint64_t shipped_bytes{};  ///< records
     /// Of the newest kSamplesMax epochs, without the full pass; so are the lags below.
     double pause_ms_p50{}, pause_ms_p99{}, pause_ms_max{};
     std::uint64_t pauses{};

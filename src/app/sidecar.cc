@@ -1,10 +1,10 @@
 #include "app/sidecar.h"
 
 #include <fmt/format.h>
-#include <algorithm>
 #include <nlohmann/json.hpp>
 #include <spdlog/spdlog.h>
 
+#include <algorithm>
 #include <utility>
 
 #include "capture/colo_probe.h"
@@ -62,8 +62,8 @@ void Protection::announce(const EpochStats& first) const {
   }
 }
 
-// Whatever the loop waits for, the lag goes on: it is shown every second, and a link or a monitor that
-// has failed is noticed then, not at the next epoch.
+// Whatever the loop waits for, the lag goes on: it is shown every second, and a link or a monitor
+// that has failed is noticed then, not at the next epoch.
 Status Protection::tick() {
   const auto now = io::Deadline::clock::now();
   if (now < next_tick) return {};
@@ -140,7 +140,8 @@ capture::ColoOptions source_options(const StopSignal& stop, capture::GuardFlags&
 
 enum class VmFate { runs_on, gone, unknown };
 
-// A monitor's connection can end without its VM: see whether QEMU still listens, and if so release it.
+// A monitor's connection can end without its VM: see whether QEMU still listens, and if so release
+// it.
 VmFate after_lost_monitor(const std::string& qmp_path, capture::GuardFlags& flags) {
   auto again = qmp::Session::connect(qmp_path);
   if (!again) {
@@ -215,7 +216,8 @@ int run_sidecar(const SidecarOptions& options, const StopSignal& stop, capture::
     return kExitVmGone;
   }
   if (!status) {
-    say(fmt::format("VM '{}' is no longer protected: {}; the VM runs on, {}: start the sidecar "
+    say(
+        fmt::format("VM '{}' is no longer protected: {}; the VM runs on, {}: start the sidecar "
                     "again when that is put right",
                     options.vm_name, status.error().message, newest_committed(ledger)));
   }

@@ -83,13 +83,14 @@ int main(int argc, char** argv) {
     options.report_to = stderr;
   }
 
-  return capture::run_guarded({options.qmp_path, options.pause_deadline}, [&](capture::GuardFlags& flags) {
-    app::set_up_logging("vmshadow-sidecar", verbose);
-    const auto stop = app::StopSignal::create();
-    if (!stop) {
-      std::fprintf(stderr, "vmshadow-sidecar: %s\n", stop.error().message.c_str());
-      return app::kExitFailed;
-    }
-    return app::run_sidecar(options, *stop, flags);
-  });
+  return capture::run_guarded(
+      {options.qmp_path, options.pause_deadline}, [&](capture::GuardFlags& flags) {
+        app::set_up_logging("vmshadow-sidecar", verbose);
+        const auto stop = app::StopSignal::create();
+        if (!stop) {
+          std::fprintf(stderr, "vmshadow-sidecar: %s\n", stop.error().message.c_str());
+          return app::kExitFailed;
+        }
+        return app::run_sidecar(options, *stop, flags);
+      });
 }

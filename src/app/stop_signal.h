@@ -16,8 +16,8 @@ namespace vmshadow::app {
 
 class StopSignal {
  public:
-  /// Blocks both signals for this thread and those it will start. SIGPIPE is ignored from here on: a
-  /// reader of our output that ends must not end us.
+  /// Blocks both signals for this thread and those it will start. SIGPIPE is ignored from here on:
+  /// a reader of our output that ends must not end us.
   [[nodiscard]] static Result<StopSignal> create() {
     sigset_t signals;
     ::sigemptyset(&signals);

@@ -1,12 +1,12 @@
 #include "capture/colo_source.h"
 
 #include <fmt/format.h>
-#include <algorithm>
 #include <nlohmann/json.hpp>
 #include <spdlog/spdlog.h>
 #include <stdlib.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <thread>
 #include <utility>
 
@@ -69,8 +69,8 @@ Result<EpochStats> ColoSource::attach(PageSink& sink, Epoch first) {
   MonotonicTime cut = clock_.monotonic();
   if (const auto stop = events_.last_stop(); stop && events_.stops() > stops_before) {
     // A wall clock that was set back meanwhile must not move the cut into the future.
-    const auto ago = std::max(std::chrono::nanoseconds{cut_wall.ns} - *stop,
-                              std::chrono::nanoseconds{0});
+    const auto ago =
+        std::max(std::chrono::nanoseconds{cut_wall.ns} - *stop, std::chrono::nanoseconds{0});
     cut_wall.ns -= ago.count();
     cut = cut + -ago;
   }
@@ -142,8 +142,8 @@ Status ColoSource::read_initial(PageSink& sink, Epoch first, MachineDescription&
   return wait_for_colo();
 }
 
-// While the guest runs, a full sink may slow QEMU down, and the pass may be given up; once it stands
-// still, nothing may hold us.
+// While the guest runs, a full sink may slow QEMU down, and the pass may be given up; once it
+// stands still, nothing may hold us.
 Result<bool> ColoSource::first_pass_gate(MonotonicTime& told) {
   if (events_.is_stopped()) return false;
   if (options_.cancelled && options_.cancelled()) {

@@ -51,8 +51,8 @@ struct ColoOptions {
   std::function<bool()> cancelled;
   /// Called about once a second during the first pass, with the pages read so far.
   std::function<void(std::uint64_t pages)> on_first_pass;
-  /// Set to the monotonic nanoseconds at which we let QEMU stop the VM, back to 0 once it runs again:
-  /// for a guard that watches the clock. May be null.
+  /// Set to the monotonic nanoseconds at which we let QEMU stop the VM, back to 0 once it runs
+  /// again: for a guard that watches the clock. May be null.
   std::atomic<std::int64_t>* stopped_since_ns = nullptr;
 };
 

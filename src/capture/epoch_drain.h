@@ -32,8 +32,8 @@ class EpochDrain {
   /// Errc::timed_out names how long and where; Errc::closed if QEMU closed the stream. If
   /// `guest_runs` is given, it is asked before each read: while it says yes the drain waits for the
   /// sink to have room; an error of its ends the call.
-  [[nodiscard]] Result<MigrationStream::Event> next(std::chrono::milliseconds stall,
-                                                    const std::function<Result<bool>()>& guest_runs = {});
+  [[nodiscard]] Result<MigrationStream::Event> next(
+      std::chrono::milliseconds stall, const std::function<Result<bool>()>& guest_runs = {});
   /// Takes what has already arrived, without waiting: for the device tail, whose end only QEMU's
   /// status tells.
   [[nodiscard]] Status take_arrived();

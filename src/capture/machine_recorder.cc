@@ -1,8 +1,8 @@
 #include "capture/machine_recorder.h"
 
 #include <fmt/format.h>
-#include <spdlog/spdlog.h>
 #include <nlohmann/json.hpp>
+#include <spdlog/spdlog.h>
 
 #include <filesystem>
 #include <fstream>
@@ -52,9 +52,10 @@ Result<std::string> record_machine(qmp::Session& session) {
   if (const auto pid = session.peer_pid()) start = read_process_start(*pid);
   if (!is_qemu(start.executable)) {
     // Whoever opened the monitor's socket for QEMU: a proxy, a management daemon.
-    spdlog::warn("the process behind the monitor is not QEMU ({}): its command line is not recorded, "
-                 "a restore needs a QEMU that already waits",
-                 start.executable.empty() ? "unreadable" : start.executable);
+    spdlog::warn(
+        "the process behind the monitor is not QEMU ({}): its command line is not recorded, "
+        "a restore needs a QEMU that already waits",
+        start.executable.empty() ? "unreadable" : start.executable);
     start = {};
   }
   qmp::Json json;

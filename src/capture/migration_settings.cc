@@ -19,13 +19,26 @@ constexpr const char* kParameters[] = {"max-bandwidth", "x-checkpoint-delay", "d
 
 // Capabilities that would change the stream or the protocol; switched off where they are on.
 constexpr const char* kCapabilitiesOff[] = {
-    "return-path",        "multifd",          "xbzrle",
-    "compress",           "postcopy-ram",     "x-ignore-shared",
-    "auto-converge",      "background-snapshot", "rdma-pin-all",
-    "zero-blocks",        "release-ram",      "block",
-    "mapped-ram",         "switchover-ack",   "dirty-limit",
-    "dirty-bitmaps",      "postcopy-blocktime", "postcopy-preempt",
-    "pause-before-switchover", "zero-copy-send",
+    "return-path",
+    "multifd",
+    "xbzrle",
+    "compress",
+    "postcopy-ram",
+    "x-ignore-shared",
+    "auto-converge",
+    "background-snapshot",
+    "rdma-pin-all",
+    "zero-blocks",
+    "release-ram",
+    "block",
+    "mapped-ram",
+    "switchover-ack",
+    "dirty-limit",
+    "dirty-bitmaps",
+    "postcopy-blocktime",
+    "postcopy-preempt",
+    "pause-before-switchover",
+    "zero-copy-send",
 };
 
 }  // namespace
@@ -36,8 +49,8 @@ Result<MigrationSettings> MigrationSettings::read(qmp::Session& session) {
   if (!capabilities.contains("x-colo")) {
     return fail(Errc::unsupported, "this QEMU does not offer the migration capability x-colo");
   }
-  // Never to be left on: found on, it was left so by a capture that died, and the VM's next ordinary
-  // migration would enter COLO.
+  // Never to be left on: found on, it was left so by a capture that died, and the VM's next
+  // ordinary migration would enter COLO.
   settings.capabilities_["x-colo"] = false;
   for (const char* name : kCapabilitiesOff) {
     if (const auto it = capabilities.find(name); it != capabilities.end() && it->second) {
@@ -60,9 +73,10 @@ Status MigrationSettings::apply_for_capture(qmp::Session& session) const {
   if (auto set = qmp::migrate_set_capabilities(session, wanted); !set) {
     return fail(std::move(set).error().with_context("switching QEMU's COLO on"));
   }
-  return qmp::migrate_set_parameters(session, {{"max-bandwidth", kBandwidthUnlimited},
-                                               {"x-checkpoint-delay", kCheckpointDelayMs},
-                                               {"downtime-limit", FirstPassLimit::kInitial.count()}});
+  return qmp::migrate_set_parameters(session,
+                                     {{"max-bandwidth", kBandwidthUnlimited},
+                                      {"x-checkpoint-delay", kCheckpointDelayMs},
+                                      {"downtime-limit", FirstPassLimit::kInitial.count()}});
 }
 
 Status MigrationSettings::restore(qmp::Session& session) const {

@@ -85,11 +85,13 @@ Status release_vm(qmp::Session& session) {
   // At rest already: somebody else ended it, and may have moved the VM away. Touch nothing.
   if (!migration.active()) return {};
   // From these there is no way back to running, and QEMU aborts on trying.
-  if (migration.status == "colo" && (before.text == "internal-error" || before.text == "shutdown")) {
-    return fail(Errc::unsupported,
-                fmt::format("the VM is in state {}, in which QEMU does not survive the end of COLO: "
-                            "reset or quit it through its monitor",
-                            before.text));
+  if (migration.status == "colo" &&
+      (before.text == "internal-error" || before.text == "shutdown")) {
+    return fail(
+        Errc::unsupported,
+        fmt::format("the VM is in state {}, in which QEMU does not survive the end of COLO: "
+                    "reset or quit it through its monitor",
+                    before.text));
   }
   VMSHADOW_TRY(end_migration(session, deadline));
   const bool suspend = before.text == "paused" || before.text == "guest-panicked";

@@ -10,8 +10,8 @@
 #include <cerrno>
 #include <cstdio>
 #include <cstring>
-#include <string>
 #include <new>
+#include <string>
 
 #include <vmshadow/clock.h>
 
@@ -29,9 +29,7 @@ constexpr milliseconds kClockEvery{50};
 constexpr milliseconds kRetryEvery{500};
 constexpr std::chrono::seconds kSayAgainEvery{60};
 
-void say(const std::string& sentence) {
-  fmt::print(stderr, "vmshadow-sidecar: {}\n", sentence);
-}
+void say(const std::string& sentence) { fmt::print(stderr, "vmshadow-sidecar: {}\n", sentence); }
 
 Status release(const GuardFlags& flags, const std::string& monitor) {
   qmp::SessionOptions options;
@@ -54,15 +52,16 @@ int wait_for_signal(const sigset_t& signals, milliseconds limit) {
   return signal > 0 ? signal : 0;
 }
 
-// A VM left in mid-checkpoint stands still, so this goes on until it runs, is gone, or we are told to
-// stop.
+// A VM left in mid-checkpoint stands still, so this goes on until it runs, is gone, or we are told
+// to stop.
 int release_after_death(const std::string& how, const GuardFlags& flags, const std::string& monitor,
                         const sigset_t& signals) {
   auto said = std::chrono::steady_clock::now() - kSayAgainEvery;
   for (;;) {
     const Status released = release(flags, monitor);
     if (released) {
-      say(fmt::format("the worker {}; the VM was released, runs on and is no longer protected: "
+      say(
+          fmt::format("the worker {}; the VM was released, runs on and is no longer protected: "
                       "start the sidecar again",
                       how));
       return kExitFailed;
@@ -73,7 +72,8 @@ int release_after_death(const std::string& how, const GuardFlags& flags, const s
     }
     if (std::chrono::steady_clock::now() - said >= kSayAgainEvery) {
       said = std::chrono::steady_clock::now();
-      say(fmt::format("the worker {} and the VM may stand still: it could not be released yet: {}; "
+      say(
+          fmt::format("the worker {} and the VM may stand still: it could not be released yet: {}; "
                       "trying on",
                       how, released.error().message));
     }
@@ -144,9 +144,10 @@ sigset_t guard_signals() {
   if (::getppid() != guard) ::raise(SIGTERM);  // the guard died before we could ask
   const int code = worker(flags);
   if (::getppid() != guard && !flags.migrating) {
-    say(fmt::format("the guard process {} was killed; the VM was released, runs on and is no longer "
-                    "protected: start the sidecar again",
-                    guard));
+    say(fmt::format(
+        "the guard process {} was killed; the VM was released, runs on and is no longer "
+        "protected: start the sidecar again",
+        guard));
   }
   std::fflush(nullptr);
   ::_exit(code);
@@ -170,12 +171,12 @@ int run_guarded(const GuardOptions& options, const std::function<int(GuardFlags&
   }
   auto* flags = new (memory) GuardFlags;
 
-  // An ignored SIGCHLD, inherited, would hide the worker's end; a terminal's stop signals would stop
-  // guard and worker together, with the VM standing still.
+  // An ignored SIGCHLD, inherited, would hide the worker's end; a terminal's stop signals would
+  // stop guard and worker together, with the VM standing still.
   ::signal(SIGCHLD, SIG_DFL);
   for (const int signal : {SIGTSTP, SIGTTIN, SIGTTOU}) ::signal(signal, SIG_IGN);
-  // Blocked before the fork, so that none is lost in between; the guard waits for them and the worker
-  // decides for itself how to take them.
+  // Blocked before the fork, so that none is lost in between; the guard waits for them and the
+  // worker decides for itself how to take them.
   const sigset_t signals = guard_signals();
   ::sigprocmask(SIG_BLOCK, &signals, nullptr);
 

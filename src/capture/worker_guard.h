@@ -4,8 +4,8 @@
 //     │  waits                │ exits by itself ──► guard exits with the same code
 //     │                       │ is killed ────────► guard takes the monitor, ends the checkpoint,
 //     │                       │                     sees the VM running, says so, exits with 1
-//     │  watches the clock    │ keeps the VM stopped past the deadline ──► guard kills it, and so on
-//     ▼
+//     │  watches the clock    │ keeps the VM stopped past the deadline ──► guard kills it, and so
+//     on ▼
 //   is killed ──► the worker is told (SIGTERM), leaves the VM in order, exits
 #pragma once
 
@@ -43,8 +43,8 @@ struct GuardOptions {
 };
 
 /// Forks, runs `worker` in the child and guards it; returns, in the parent, the exit code of the
-/// program. Call before any thread is started. SIGINT, SIGTERM and SIGHUP to the guard end the worker
-/// in order.
+/// program. Call before any thread is started. SIGINT, SIGTERM and SIGHUP to the guard end the
+/// worker in order.
 [[nodiscard]] int run_guarded(const GuardOptions& options,
                               const std::function<int(GuardFlags&)>& worker);
 

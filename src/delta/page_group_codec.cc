@@ -29,7 +29,8 @@ tl::unexpected<Error> undecodable(const format::PageGroup& group) {
                           group.payload.size(), group.page_count));
 }
 
-/// Reads an lz4 length: `nibble`, and if that is 15 the bytes behind it, the last of which is not 255.
+/// Reads an lz4 length: `nibble`, and if that is 15 the bytes behind it, the last of which is not
+/// 255.
 bool read_length(ByteSpan& rest, std::size_t nibble, std::size_t& length) {
   length = nibble;
   if (nibble != 15) return true;

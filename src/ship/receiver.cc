@@ -74,8 +74,9 @@ Status Receiver::serve(int wake_fd) {
 void Receiver::add_connection(UniqueFd fd) {
   if (connections_.size() >= options_.connections_max) {
     RecordChannel channel(std::move(fd));
-    refuse(channel, Error{Errc::in_use, fmt::format("the store already serves {} connections",
-                                                    options_.connections_max)},
+    refuse(channel,
+           Error{Errc::in_use,
+                 fmt::format("the store already serves {} connections", options_.connections_max)},
            kAcceptorsPatience);
     return;
   }

@@ -20,7 +20,8 @@ RecordChannel::RecordChannel(UniqueFd fd) : fd_(std::move(fd)) {}
 // Makes at least `bytes` available behind taken_.
 Status RecordChannel::fill(std::size_t bytes, io::Deadline deadline) {
   // Small until a peer has shown that it sends large records.
-  if (buffer_.size() < bytes) buffer_.resize(bytes <= kFirstBufferBytes ? kFirstBufferBytes : kBufferBytes);
+  if (buffer_.size() < bytes)
+    buffer_.resize(bytes <= kFirstBufferBytes ? kFirstBufferBytes : kBufferBytes);
   if (taken_ == filled_) taken_ = filled_ = 0;
   if (buffer_.size() - taken_ < bytes) {
     std::memmove(buffer_.data(), buffer_.data() + taken_, filled_ - taken_);
