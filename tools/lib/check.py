@@ -7,6 +7,7 @@ import pathlib
 import shutil
 import subprocess
 import sys
+import threading
 import time
 from collections import Counter
 
@@ -73,10 +74,18 @@ class Check:
             print(f"  the full log: {os.path.relpath(log, ROOT)}", flush=True)
         print(flush=True)
 
+    def guarded(self, step, *arguments):
+        """A step on a thread of its own: what it raises must not be lost."""
+        try:
+            step(*arguments)
+        except Exception as error:  # the closing line is a promise
+            self.tally.add(("tools/check",), FAILED)
+            self.fail(f"tools/check itself: {error!r}", "")
+
     def build(self, name, *options):
         label = f"build {name}"
         start = self.begin(label)
-        result = run([str(ROOT / "tools" / "build"), "--quiet", *options])
+        result = run(["nice", str(ROOT / "tools" / "build"), "--quiet", *options])
         self.row(label, "ok" if result.returncode == 0 else "FAILED", start)
         if result.returncode != 0:
             self.tally.add(("build", name), FAILED)
@@ -123,7 +132,7 @@ class Check:
         for step in LINT_STEPS:
             label = f"lint {step}"
             start = self.begin(label)
-            result = run([str(ROOT / "tools" / "lint"), step])
+            result = run(["nice", str(ROOT / "tools" / "lint"), step])
             ok = result.returncode == 0
             self.row(label, "ok" if ok else "FAILED", start)
             self.tally.add(("lint", step), PASSED if ok else FAILED)
@@ -157,18 +166,33 @@ def parse_options():
 
 def run_all(check, wanted):
     plain = [suite for suite in SUITES if suite in wanted]
-    if plain or "lint" in wanted:
-        if check.build("normal"):
-            for suite in plain:
+    built = bool(plain or "lint" in wanted) and check.build("normal")
+    e2e = None
+    if built:
+        for suite in plain:
+            if suite != "e2e":
                 check.suite("build", suite)
-            for suite in sorted(set(suite_tests("build")) - set(SUITES)) if wanted >= set(SUITES) else ():
-                check.suite("build", suite)  # none is forgotten for want of a line in SUITES
-            if "lint" in wanted:
-                check.lint()
+        if "e2e" in plain:
+            # Its guests mostly wait; compiling meanwhile, at a lower priority, costs it nothing.
+            e2e = threading.Thread(target=check.guarded, args=(check.suite, "build", "e2e"))
+            e2e.start()
+    try:
+        run_beside_e2e(check, wanted, built)
+    finally:
+        if e2e:
+            e2e.join()
+    if built and wanted >= set(SUITES):
+        for suite in sorted(set(suite_tests("build")) - set(SUITES)):
+            check.suite("build", suite)  # none is forgotten for want of a line in SUITES
+
+
+def run_beside_e2e(check, wanted, built):
     for sanitizer, directory in SANITIZERS.items():
         if sanitizer in wanted and check.build(sanitizer, "--sanitize", sanitizer):
             for suite in SANITIZED_SUITES:
                 check.suite(directory, suite, f"{sanitizer} ")
+    if built and "lint" in wanted:
+        check.lint()
 
 
 def main():
