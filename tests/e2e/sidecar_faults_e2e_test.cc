@@ -118,6 +118,24 @@ TEST(SidecarFaults, WorkerKilledWhileTheVmStandsAtTheCutReleasesTheVm) {
   rig.expect_nothing_lost(acknowledged_epochs(sidecar));
 }
 
+// Nobody is dead, but nobody moves either: the guard watches the clock.
+TEST(SidecarFaults, WorkerHungWhileTheVmStandsAtTheCutIsEndedByTheGuard) {
+  VMSHADOW_REQUIRE(guest_available({}));
+  FaultRig rig({}, busy_witness());
+  StoreProgram store = must(StoreProgram::start(rig.store_directory()));
+  SidecarProgram sidecar = rig.protect(store.address(), 2, milliseconds(5));
+  {
+    const auto observer = rig.observer();
+    ASSERT_TRUE(halt_at_the_cut(*observer, must(sidecar.worker_pid())));
+  }
+  expect_end(sidecar, 1,
+             {"kept the VM stopped for over 2000 ms and was killed", "the VM was released, runs on",
+              "start the sidecar again"});
+  rig.expect_runs_on(seconds(10));
+  rig.expect_nothing_lost(acknowledged_epochs(sidecar));
+  rig.expect_protectable_again(store);
+}
+
 TEST(SidecarFaults, GuardKilledMakesTheWorkerLeaveInOrder) {
   VMSHADOW_REQUIRE(guest_available({}));
   FaultRig rig({}, busy_witness());

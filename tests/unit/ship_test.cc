@@ -300,6 +300,49 @@ TEST(SenderTest, AStoreThatNeverAnswersIsTimedOut) {
   EXPECT_EQ(sender.error().code, Errc::timed_out);
 }
 
+// Longer than the silence limit, but never silent: every piece that the link takes is a sign of
+// life.
+TEST(SenderTest, ASlowLinkIsNoSilence) {
+  const auto listener = io::listen_tcp({"127.0.0.1", 0});
+  const io::TcpAddress address{"127.0.0.1", *io::local_port(listener->get())};
+  SenderOptions options;
+  options.ping_every = milliseconds(50);
+  options.silence = milliseconds(600);
+  std::promise<void> sent;
+  std::thread store([&] {
+    auto fd =
+        io::accept_connection(listener->get(), -1, io::deadline_after(std::chrono::seconds(5)));
+    RecordChannel channel(std::move(**fd));
+    ASSERT_TRUE(channel.read(io::deadline_after(std::chrono::seconds(5))));
+    std::vector<std::byte> out;
+    const auto start = format::begin_record(out);
+    format::append_body(out, format::Welcome{1, 0, Generation{1}, Epoch{0}});
+    format::finish_record(out, start, {format::RecordType::welcome, 0, vm_id("vm1"), {}, {}});
+    ASSERT_TRUE(channel.write(out, io::deadline_after(std::chrono::seconds(5))));
+    // Takes what comes, a little at a time, and says nothing.
+    const auto done = sent.get_future();
+    std::vector<std::byte> into(std::size_t{256} << 10);
+    while (done.wait_for(milliseconds(10)) != std::future_status::ready) {
+      auto got = io::read_some(channel.fd(), into, io::deadline_after(milliseconds(1)));
+      if (got && *got == 0) break;
+    }
+  });
+  auto sender = Sender::connect(address, "vm1", options);
+  ASSERT_TRUE(sender) << sender.error().message;
+  std::atomic<bool> failed{false};
+  (*sender)->start([](Epoch, const format::Ack&) {}, [&](const Error&) { failed = true; });
+  const std::vector<std::byte> bytes(std::size_t{1} << 20);
+  const auto until = std::chrono::steady_clock::now() + milliseconds(1500);
+  while (std::chrono::steady_clock::now() < until) {
+    const auto status = (*sender)->send(bytes);
+    EXPECT_TRUE(status) << status.error().message;
+    if (!status) break;
+  }
+  EXPECT_FALSE(failed);
+  sent.set_value();
+  store.join();
+}
+
 TEST(SenderTest, AVmNameThatIsNoneIsRefusedBeforeConnecting) {
   const auto sender = Sender::connect({"127.0.0.1", 1}, "../etc");
   ASSERT_FALSE(sender);
