@@ -37,7 +37,7 @@ microseconds micros(std::chrono::nanoseconds d) {
 
 ColoSource::ColoSource(qmp::Session& session, const VmEvents& events, const Clock& clock,
                        ColoOptions options)
-    : session_(session), events_(events), clock_(clock), options_(options) {}
+    : session_(session), events_(events), clock_(clock), options_(std::move(options)) {}
 
 ColoSource::~ColoSource() {
   if (auto left = detach(); !left) spdlog::error("leaving the VM: {}", left.error().message);
