@@ -56,7 +56,7 @@ class StreamWriter {
   }
 
  private:
-  Status check(ByteSpan device_state) const {
+  [[nodiscard]] Status check(ByteSpan device_state) const {
     if (device_state.empty() || device_state.back() != std::byte{0}) {
       return fail(Errc::corrupt, "the epoch's device state lacks its end");
     }

@@ -26,7 +26,7 @@ Result<std::unique_ptr<EpochShipper>> EpochShipper::connect(const io::TcpAddress
                                                             ShipperOptions options) {
   VMSHADOW_ASSIGN(auto hasher, PageHasher::create());
   VMSHADOW_ASSIGN(auto sender, Sender::connect(store, vm_name, options.sender));
-  delta::EpochEncoder encoder(std::move(hasher), vm_id(vm_name), sender->welcome().generation);
+  delta::EpochEncoder encoder(hasher, vm_id(vm_name), sender->welcome().generation);
   return std::unique_ptr<EpochShipper>(new EpochShipper(std::move(sender), std::move(encoder),
                                                         clock, std::move(on_commit), options));
 }
