@@ -239,8 +239,11 @@ Result<std::vector<Obstacle>> find_obstacles(Session& session) {
 
 Result<std::vector<std::string>> query_writable_disks(Session& session) {
   VMSHADOW_ASSIGN(const Json reply, session.execute("query-block"));
+  // A reply that is misread as "no disks" would let a VM with unprotected ones pass.
+  if (!reply.is_array()) return malformed("query-block");
   std::vector<std::string> disks;
   for (const Json& disk : reply) {
+    if (!disk.is_object()) return malformed("query-block");
     const Json* inserted = member(disk, "inserted");
     if (inserted == nullptr || bool_member(*inserted, "ro").value_or(false)) continue;
     for (const char* key : {"qdev", "device"}) {

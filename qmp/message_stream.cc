@@ -31,6 +31,12 @@ std::string excerpt(std::string_view text) {
   return shown;
 }
 
+std::string printable(std::string text) {
+  const auto is_control = [](unsigned char c) { return c < ' ' || c == 0x7f; };
+  std::replace_if(text.begin(), text.end(), is_control, '.');
+  return text;
+}
+
 Status MessageStream::feed(ByteSpan bytes) {
   if (broken_) return fail(*broken_);
   const auto broken = [&](Error error) {

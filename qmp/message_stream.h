@@ -59,5 +59,7 @@ class MessageStream {
 /// The start of `text` as it may be shown in a message: at most 48 printable ASCII characters,
 /// others as '.'.
 [[nodiscard]] std::string excerpt(std::string_view text);
+/// All of `text`, each control character as '.': a peer's words must not steer a terminal.
+[[nodiscard]] std::string printable(std::string text);
 
 }  // namespace vmshadow::qmp

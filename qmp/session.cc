@@ -99,7 +99,7 @@ Result<Json> reply_result(const std::string& what, Json reply) {
   const bool unknown = error_class != nullptr && *error_class == "CommandNotFound";
   return fail(unknown ? Errc::unsupported : Errc::invalid_argument,
               fmt::format("{}: QEMU refused: {}", what,
-                          description != nullptr ? *description : "it gave no reason"));
+                          description != nullptr ? printable(*description) : "it gave no reason"));
 }
 
 Error connect_error(Error error, const std::string& path) {

@@ -12,6 +12,7 @@
 #include <thread>
 #include <vector>
 
+#include "qmp/commands.h"
 #include "qmp/session.h"
 #include "support/fake_monitor.h"
 
@@ -175,7 +176,22 @@ TEST(QmpExecuteTest, RefusalsBecomeErrors) {
   expect_error(refuse_with({{"class", "GenericError"}, {"desc", "no"}}), Errc::invalid_argument,
                "'x-foo': QEMU refused: no");
   expect_error(refuse_with(Json("?")), Errc::invalid_argument, "it gave no reason");
+  expect_error(refuse_with({{"class", "GenericError"}, {"desc", "caf\u00e9 \x1b[2J\n"}}),
+               Errc::invalid_argument, "refused: caf\u00e9 .[2J.");
   EXPECT_FALSE(session->closed());
+}
+
+TEST(QmpExecuteTest, DisksThatCannotBeReadAreNotNoDisks) {
+  FakeMonitor monitor;
+  const auto session = open_session(monitor);
+  ASSERT_TRUE(session);
+  for (const Json& result : {Json("nonsense"), Json::object(), Json::array({"nonsense"})}) {
+    auto call = std::async([&] { return query_writable_disks(*session); });
+    monitor.reply(monitor.receive(), result);
+    const auto disks = call.get();
+    ASSERT_FALSE(disks) << result;
+    expect_error(disks.error(), Errc::protocol, "'query-block' is not of the documented form");
+  }
 }
 
 TEST(QmpExecuteTest, ALateReplyIsDropped) {
