@@ -3,7 +3,8 @@
 //   connect ─► greeting ─► qmp_capabilities (oob where offered) ─► execute* … ─► closed
 //
 // A reader thread owns the receiving side: it matches replies to waiting callers by id and hands
-// events to the handler. Any number of threads may execute() at once. After the connection is lost,
+// events to the handler. Any number of threads may execute() at once, but none may still do so when
+// the session is destroyed. After the connection is lost,
 // or broke the protocol, every call returns the same Error that says why.
 #pragma once
 

@@ -1,7 +1,8 @@
 // The seam between the wire and the store: where a receiver delivers one VM's encoded records.
 //
-// Records are those of format/record.h, already checked (prefix, checksums, bounds, sequence). The
-// store keeps them byte for byte: the sidecar's checksums guard them from end to end.
+// Records are those of format/record.h, each already checked by itself (prefix, checksums, bounds).
+// Whether together they are an epoch (sequence, counts, chain) the store checks. It keeps them byte
+// for byte: the sidecar's checksums guard them from end to end.
 #pragma once
 
 #include <chrono>

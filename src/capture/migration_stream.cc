@@ -7,32 +7,12 @@
 
 #include "base/assert.h"
 #include "base/endian.h"
+#include "base/migration_format.h"
 
 namespace vmshadow::capture {
 namespace {
 
-constexpr std::uint32_t kStreamMagic = 0x5145564d;  // "QEVM"
-constexpr std::uint32_t kStreamVersion = 3;
-
-// Section types (migration/savevm.h).
-constexpr std::uint8_t kEof = 0x00;
-constexpr std::uint8_t kSectionStart = 0x01;
-constexpr std::uint8_t kSectionPart = 0x02;
-constexpr std::uint8_t kSectionEnd = 0x03;
-constexpr std::uint8_t kSectionFull = 0x04;
-constexpr std::uint8_t kSubsection = 0x05;
-constexpr std::uint8_t kVmDescription = 0x06;
-constexpr std::uint8_t kConfiguration = 0x07;
-constexpr std::uint8_t kCommand = 0x08;
-constexpr std::uint8_t kFooter = 0x7e;
-
-// Low bits of a RAM payload word (migration/ram.c).
-constexpr std::uint64_t kFlagMask = 0xfff;
-constexpr std::uint64_t kZero = 0x02;
-constexpr std::uint64_t kMemSize = 0x04;
-constexpr std::uint64_t kPage = 0x08;
-constexpr std::uint64_t kEos = 0x10;
-constexpr std::uint64_t kContinue = 0x20;
+using namespace migration_format;  // NOLINT(google-build-using-namespace): constants alone
 
 // Flags of features we switch off before we start; to see one means somebody switched it on.
 struct RefusedFlag {
@@ -345,12 +325,13 @@ Result<MigrationStream::Event> MigrationStream::parse_ram_words(Cursor& cursor,
     if (!cursor.has(8)) return Event::need_more;
     const auto word = load<be64>(cursor.here());
     cursor.skip(8);
-    const std::uint64_t flags = word & kFlagMask;
-    const std::uint64_t offset = word & ~kFlagMask;
+    const std::uint64_t flags = word & kRamFlagMask;
+    const std::uint64_t offset = word & ~kRamFlagMask;
 
-    if ((flags & (kPage | kZero)) != 0 && (flags & ~(kPage | kZero | kContinue)) == 0 &&
-        (flags & (kPage | kZero)) != (kPage | kZero)) {
-      if ((flags & kContinue) == 0) {
+    if ((flags & (kRamPage | kRamZero)) != 0 &&
+        (flags & ~(kRamPage | kRamZero | kRamContinue)) == 0 &&
+        (flags & (kRamPage | kRamZero)) != (kRamPage | kRamZero)) {
+      if ((flags & kRamContinue) == 0) {
         std::string_view name;
         if (!cursor.short_text(name)) {
           cursor.seek(start);
@@ -369,7 +350,7 @@ Result<MigrationStream::Event> MigrationStream::parse_ram_words(Cursor& cursor,
                                                 layout_.blocks[last_block_->value].name));
       }
       const PageNumber page{offset / kPageBytes};
-      if ((flags & kPage) != 0) {
+      if ((flags & kRamPage) != 0) {
         if (!cursor.has(kPageBytes)) {
           cursor.seek(start);
           return Event::need_more;
@@ -391,11 +372,11 @@ Result<MigrationStream::Event> MigrationStream::parse_ram_words(Cursor& cursor,
       ++pages_seen_;
       continue;
     }
-    if (flags == kEos) {
+    if (flags == kRamEos) {
       state_ = State::footer;
       return Event::need_more;
     }
-    if (flags == kMemSize) {
+    if (flags == kRamMemSize) {
       if (layout_complete_ || in_checkpoint()) return fail(Errc::protocol, "a second block list");
       if (offset == 0) return fail(Errc::protocol, "an empty RAM block list");
       block_list_left_ = offset;
@@ -444,7 +425,7 @@ Result<MigrationStream::Event> MigrationStream::parse_footer(Cursor& cursor) {
   std::uint32_t id = 0;
   cursor.u8(mark);
   cursor.integer<be32>(id);
-  if (mark != kFooter || id != layout_.ram_section_id) {
+  if (mark != kSectionFooter || id != layout_.ram_section_id) {
     return fail(Errc::protocol,
                 fmt::format("a RAM section without its footer ({:02x} {})", mark, id));
   }

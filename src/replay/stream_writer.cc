@@ -8,24 +8,12 @@
 #include <vector>
 
 #include "base/endian.h"
+#include "base/migration_format.h"
 
 namespace vmshadow::replay {
 namespace {
 
-constexpr std::uint32_t kStreamMagic = 0x5145564d;  // "QEVM"
-constexpr std::uint32_t kStreamVersion = 3;
-
-constexpr std::uint8_t kSectionStart = 0x01;
-constexpr std::uint8_t kSectionEnd = 0x03;
-constexpr std::uint8_t kVmDescription = 0x06;
-constexpr std::uint8_t kConfiguration = 0x07;
-constexpr std::uint8_t kSectionFooter = 0x7e;
-
-constexpr std::uint64_t kRamZero = 0x02;
-constexpr std::uint64_t kRamMemSize = 0x04;
-constexpr std::uint64_t kRamPage = 0x08;
-constexpr std::uint64_t kRamEos = 0x10;
-constexpr std::uint64_t kRamContinue = 0x20;
+using namespace migration_format;  // NOLINT(google-build-using-namespace): constants alone
 
 class StreamWriter {
  public:
