@@ -87,18 +87,25 @@ void PageGroupEncoder::append_body(std::vector<std::byte>& out,
   const bool smaller = compressed_bytes < raw.size();
   const ByteSpan payload = smaller ? ByteSpan(state_->compressed).first(compressed_bytes) : raw;
 
-  format::PageGroupHeadBytes head{};
-  head.page_count = static_cast<std::uint16_t>(keys.size());
-  head.codec = static_cast<std::uint8_t>(smaller ? format::Codec::lz4 : format::Codec::raw);
-  head.payload_bytes = static_cast<std::uint32_t>(payload.size());
-  format::append_struct(out, head);
-  for (const format::PageKey& key : keys) format::append_struct(out, le64(key.packed()));
-  format::append_bytes(out, payload);
+  std::array<std::uint64_t, format::kGroupPagesMax> checksums;
+  for (std::size_t i = 0; i < keys.size(); ++i) {
+    checksums[i] = format::page_checksum(pages + i * kPageBytes);
+  }
+  format::append_page_group_body(out, smaller ? format::Codec::lz4 : format::Codec::raw, keys,
+                                 std::span(checksums).first(keys.size()), payload);
 }
 
-Status decode_pages(const format::PageGroup& group, MutableByteSpan out) {
-  VMSHADOW_ASSERT(group.page_count <= format::kGroupPagesMax);
-  VMSHADOW_ASSERT(out.size() == group.page_count * kPageBytes);
+namespace {
+
+Status check_page(const format::PageGroup& group, std::size_t slot, const std::byte* page) {
+  if (format::page_checksum(page) == group.checksums[slot]) return {};
+  return fail(Errc::corrupt, fmt::format("page {} of block {} is not what was captured (its "
+                                         "checksum differs)",
+                                         group.keys[slot].page.value,
+                                         group.keys[slot].block.value));
+}
+
+Status decode_payload(const format::PageGroup& group, MutableByteSpan out) {
   if (group.codec == format::Codec::raw) {
     if (group.payload.size() != out.size()) return undecodable(group);
     std::memcpy(out.data(), group.payload.data(), out.size());
@@ -112,13 +119,25 @@ Status decode_pages(const format::PageGroup& group, MutableByteSpan out) {
   return {};
 }
 
+}  // namespace
+
+Status decode_pages(const format::PageGroup& group, MutableByteSpan out) {
+  VMSHADOW_ASSERT(group.page_count <= format::kGroupPagesMax);
+  VMSHADOW_ASSERT(out.size() == group.page_count * kPageBytes);
+  VMSHADOW_TRY(decode_payload(group, out));
+  for (std::size_t i = 0; i < group.page_count; ++i) {
+    VMSHADOW_TRY(check_page(group, i, out.data() + i * kPageBytes));
+  }
+  return {};
+}
+
 Status decode_page(const format::PageGroup& group, std::size_t slot, MutableByteSpan out) {
   VMSHADOW_ASSERT(group.page_count <= format::kGroupPagesMax && slot < group.page_count);
   VMSHADOW_ASSERT(out.size() == kPageBytes);
   if (group.codec == format::Codec::raw) {
     if (group.payload.size() != group.page_count * kPageBytes) return undecodable(group);
     std::memcpy(out.data(), group.payload.data() + slot * kPageBytes, kPageBytes);
-    return {};
+    return check_page(group, slot, out.data());
   }
   if (!distances_are_valid(group.payload)) return undecodable(group);
   // lz4 refers back up to 64 KiB, so the pages before this one must be decoded, those behind not.
@@ -130,7 +149,7 @@ Status decode_page(const format::PageGroup& group, std::size_t slot, MutableByte
       static_cast<int>(needed), static_cast<int>(needed));
   if (decoded < 0 || static_cast<std::size_t>(decoded) < needed) return undecodable(group);
   if (slot != 0) std::memcpy(out.data(), before.data() + slot * kPageBytes, kPageBytes);
-  return {};
+  return check_page(group, slot, out.data());
 }
 
 }  // namespace vmshadow::delta

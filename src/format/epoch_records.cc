@@ -7,6 +7,7 @@
 #include <set>
 
 #include "base/assert.h"
+#include "base/hash.h"
 
 namespace vmshadow::format {
 namespace {
@@ -27,11 +28,11 @@ tl::unexpected<Error> malformed(std::string_view record, std::string_view what) 
 
 }  // namespace
 
-Result<PageGroup> decode_page_group(ByteSpan body) {
-  BodyReader reader(body);
+namespace {
+
+Status read_group_keys(BodyReader& reader, PageGroup& group, std::uint32_t& payload_bytes) {
   PageGroupHeadBytes head;
   if (!reader.read(head)) return malformed("page_group", "shorter than its head");
-  PageGroup group;
   group.page_count = head.page_count.get();
   if (group.page_count == 0 || group.page_count > kGroupPagesMax) {
     return malformed("page_group", fmt::format("{} pages", group.page_count));
@@ -42,6 +43,7 @@ Result<PageGroup> decode_page_group(ByteSpan body) {
                 fmt::format("page_group codec {} is unknown to this program", head.codec));
   }
   group.codec = static_cast<Codec>(head.codec);
+  payload_bytes = head.payload_bytes.get();
   for (std::size_t i = 0; i < group.page_count; ++i) {
     le64 key;
     if (!reader.read(key)) return malformed("page_group", "ends inside its keys");
@@ -54,13 +56,54 @@ Result<PageGroup> decode_page_group(ByteSpan body) {
       return malformed("page_group", "the same page twice");
     }
   }
-  if (!reader.read_bytes(head.payload_bytes.get(), group.payload) || !reader.empty()) {
+  return {};
+}
+
+}  // namespace
+
+Result<PageGroup> decode_page_group(ByteSpan body) {
+  BodyReader reader(body);
+  PageGroup group;
+  std::uint32_t payload_bytes = 0;
+  VMSHADOW_TRY(read_group_keys(reader, group, payload_bytes));
+  for (std::size_t i = 0; i < group.page_count; ++i) {
+    le64 checksum;
+    if (!reader.read(checksum)) return malformed("page_group", "ends inside its checksums");
+    group.checksums[i] = checksum.get();
+  }
+  if (!reader.read_bytes(payload_bytes, group.payload) || !reader.empty()) {
     return malformed("page_group", "payload length does not match the body");
   }
   if (group.codec == Codec::raw && group.payload.size() != group.page_count * kPageBytes) {
     return malformed("page_group", "raw payload is not whole pages");
   }
   return group;
+}
+
+Result<PageGroup> decode_page_group_keys(ByteSpan front) {
+  BodyReader reader(front);
+  PageGroup group;
+  std::uint32_t payload_bytes = 0;
+  VMSHADOW_TRY(read_group_keys(reader, group, payload_bytes));
+  return group;
+}
+
+std::uint64_t page_checksum(const std::byte* page) {
+  return checksum64(ByteSpan(page, kPageBytes));
+}
+
+void append_page_group_body(std::vector<std::byte>& out, Codec codec, std::span<const PageKey> keys,
+                            std::span<const std::uint64_t> checksums, ByteSpan payload) {
+  VMSHADOW_ASSERT(!keys.empty() && keys.size() <= kGroupPagesMax);
+  VMSHADOW_ASSERT(checksums.size() == keys.size());
+  PageGroupHeadBytes head{};
+  head.page_count = static_cast<std::uint16_t>(keys.size());
+  head.codec = static_cast<std::uint8_t>(codec);
+  head.payload_bytes = static_cast<std::uint32_t>(payload.size());
+  append_struct(out, head);
+  for (const PageKey& key : keys) append_struct(out, le64(key.packed()));
+  for (const std::uint64_t checksum : checksums) append_struct(out, le64(checksum));
+  append_bytes(out, payload);
 }
 
 void append_zero_pages_body(std::vector<std::byte>& out, std::span<const ZeroRun> runs) {

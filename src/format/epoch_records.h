@@ -39,7 +39,8 @@ struct PageKey {
   }
 };
 
-/// page_group: this, then page_count packed keys (le64, distinct), then payload_bytes of payload.
+/// page_group: this, then page_count packed keys (le64, distinct), then page_count page checksums
+/// (le64), then payload_bytes of payload.
 struct PageGroupHeadBytes {
   le16 page_count;  ///< 1 … kGroupPagesMax
   std::uint8_t codec;
@@ -52,10 +53,22 @@ static_assert(sizeof(PageGroupHeadBytes) == 8);
 struct PageGroup {
   Codec codec{};
   std::array<PageKey, kGroupPagesMax> keys{};
+  /// page_checksum() of each page as captured: follows the page through recompression to its guest.
+  std::array<std::uint64_t, kGroupPagesMax> checksums{};
   std::size_t page_count{};
   ByteSpan payload;
 };
 [[nodiscard]] Result<PageGroup> decode_page_group(ByteSpan body);
+/// Head and keys alone, from the front of a body (as a skeleton keeps it); no checksums, no payload.
+[[nodiscard]] Result<PageGroup> decode_page_group_keys(ByteSpan front);
+/// How many bytes of a page_group's body its head and keys take.
+[[nodiscard]] constexpr std::size_t page_group_keys_bytes(std::size_t page_count) {
+  return sizeof(PageGroupHeadBytes) + page_count * sizeof(le64);
+}
+/// The checksum of one page's kPageBytes bytes.
+[[nodiscard]] std::uint64_t page_checksum(const std::byte* page);
+void append_page_group_body(std::vector<std::byte>& out, Codec codec, std::span<const PageKey> keys,
+                            std::span<const std::uint64_t> checksums, ByteSpan payload);
 
 /// zero_pages: this, then run_count runs.
 struct ZeroPagesHeadBytes {

@@ -20,6 +20,7 @@ std::vector<std::byte> encode_segment_head(const SegmentHead& head) {
   SegmentHeadBytes bytes{};
   bytes.magic = kSegmentMagic;
   bytes.version = kStoreVersion;
+  bytes.kind = static_cast<std::uint16_t>(head.kind);
   bytes.store = head.store;
   bytes.segment = head.segment.value;
   bytes.created_wall_ns = static_cast<std::uint64_t>(head.created_wall.ns);
@@ -41,17 +42,26 @@ Result<SegmentHead> decode_segment_head(ByteSpan bytes) {
       raw.head_checksum.get()) {
     return fail(Errc::corrupt, "segment head fails its checksum");
   }
-  if (raw.version.get() == 0 || raw.version.get() > kStoreVersion) {
+  if (raw.version.get() != kStoreVersion) {
     return fail(Errc::version,
-                fmt::format("segment of store version {}, this program knows up to {}; use a newer "
+                fmt::format("segment of store version {}, but this program knows {}; use {} "
                             "vmshadow",
-                            raw.version.get(), kStoreVersion));
+                            raw.version.get(), kStoreVersion,
+                            raw.version.get() > kStoreVersion ? "a newer" : "an older"));
   }
-  if (raw.reserved16.get() != 0 || raw.reserved32.get() != 0) {
+  const auto kind = static_cast<SegmentKind>(raw.kind.get());
+  if (kind != SegmentKind::journal && kind != SegmentKind::archive) {
+    return fail(Errc::corrupt, fmt::format("segment of unknown kind {}", raw.kind.get()));
+  }
+  if (raw.reserved.get() != 0) {
     return fail(Errc::corrupt, "segment head's reserved bytes are not 0");
   }
   return SegmentHead{raw.store, SegmentId{raw.segment.get()},
-                     WallTime{static_cast<std::int64_t>(raw.created_wall_ns.get())}};
+                     WallTime{static_cast<std::int64_t>(raw.created_wall_ns.get())}, kind};
+}
+
+std::string_view segment_kind_name(SegmentKind kind) {
+  return kind == SegmentKind::journal ? "journal" : "archive";
 }
 
 void append_body(std::vector<std::byte>& out, const Commit& commit) {
@@ -113,8 +123,26 @@ void append_body(std::vector<std::byte>& out, const Pad& pad) {
 Result<Pad> decode_pad(ByteSpan body) {
   BodyReader reader(body);
   PadBytes bytes;
-  if (!reader.read(bytes) || !reader.empty()) return malformed("pad");
+  if (!reader.read(bytes)) return malformed("pad");
   return Pad{{SegmentId{bytes.durable_segment.get()}, SegmentOffset{bytes.durable_offset.get()}}};
+}
+
+std::size_t pad_bytes(std::uint64_t offset, std::size_t block_bytes) {
+  VMSHADOW_ASSERT(alignment_gap(offset) == 0 && alignment_gap(block_bytes) == 0);
+  const std::size_t over = static_cast<std::size_t>(offset % block_bytes);
+  if (over == 0) return 0;
+  const std::size_t gap = block_bytes - over;
+  return gap < kPadRecordBytesMin ? gap + block_bytes : gap;
+}
+
+void append_pad(std::vector<std::byte>& out, std::uint64_t offset, std::size_t block_bytes,
+                JournalPosition durable) {
+  const std::size_t bytes = pad_bytes(offset, block_bytes);
+  if (bytes == 0) return;
+  std::vector<std::byte> body;
+  append_body(body, Pad{durable});
+  body.resize(bytes - kRecordPrefixBytes);
+  append_record(out, {RecordType::pad, 0, {}, {}, {}}, body);
 }
 
 }  // namespace vmshadow::format

@@ -1,5 +1,5 @@
-// What the store adds to the records it is sent: the segment's head, and the commit, grant and pad
-// records. Pure encode and decode.
+// What the store adds to the records it is sent so that they become a journal: the segment's head,
+// and the commit, grant and pad records. Pure encode and decode.
 //
 // A segment file is one 4 KiB head followed by records, each starting at a multiple of
 // kRecordAlignment. Between records there is nothing but zero bytes up to the next multiple, or a
@@ -24,16 +24,22 @@ inline constexpr std::size_t kRecordAlignment = 8;
 /// "VMSHSEG1" read as bytes.
 inline constexpr std::uint64_t kSegmentMagic = 0x3147455348534d56;
 /// Raised when segments change in a way an older program would misread.
-inline constexpr std::uint16_t kStoreVersion = 1;
+inline constexpr std::uint16_t kStoreVersion = 2;
 
 using StoreId = std::array<std::byte, 16>;
+
+enum class SegmentKind : std::uint16_t {
+  journal = 1,  ///< appended to, record by record, for all VMs
+  archive = 2,  ///< written once, as a whole: what was still needed of other segments
+};
+[[nodiscard]] std::string_view segment_kind_name(SegmentKind kind);
 
 /// The first bytes of a segment; the rest of its 4 KiB head is zero.
 struct SegmentHeadBytes {
   le64 magic;
   le16 version;
-  le16 reserved16;
-  le32 reserved32;
+  le16 kind;
+  le32 reserved;
   StoreId store;
   le64 segment;
   le64 created_wall_ns;
@@ -45,6 +51,7 @@ struct SegmentHead {
   StoreId store{};
   SegmentId segment;
   WallTime created_wall;
+  SegmentKind kind = SegmentKind::journal;
   bool operator==(const SegmentHead&) const = default;
 };
 /// kSegmentHeadBytes bytes.
@@ -98,9 +105,9 @@ void append_body(std::vector<std::byte>& out, const Grant& grant);
 /// Checks the name against is_valid_vm_name().
 [[nodiscard]] Result<Grant> decode_grant(ByteSpan body);
 
-/// pad: means nothing by itself; carries a durable position where no commit or grant follows soon
-/// (the store writes one when it closes, so that later damage before it is not taken for a torn
-/// tail). VM, generation and epoch in the prefix are 0.
+/// pad: means nothing by itself; fills up to a block, so that what is made durable next begins on a
+/// block of its own, and carries a durable position. VM, generation and epoch in the prefix are 0.
+/// Behind PadBytes follow unused bytes.
 struct PadBytes {
   le64 durable_segment;
   le64 durable_offset;
@@ -112,6 +119,14 @@ struct Pad {
 };
 void append_body(std::vector<std::byte>& out, const Pad& pad);
 [[nodiscard]] Result<Pad> decode_pad(ByteSpan body);
+/// The shortest pad record. A shorter gap cannot be filled.
+inline constexpr std::size_t kPadRecordBytesMin = kRecordPrefixBytes + sizeof(PadBytes);
+/// The bytes of the pad that takes a segment from `offset` to a multiple of `block_bytes`: 0 if it is
+/// at one, else at least kPadRecordBytesMin. Both are multiples of kRecordAlignment.
+[[nodiscard]] std::size_t pad_bytes(std::uint64_t offset, std::size_t block_bytes);
+/// Appends that pad, if any.
+void append_pad(std::vector<std::byte>& out, std::uint64_t offset, std::size_t block_bytes,
+                JournalPosition durable);
 
 /// Bytes from `offset` to the next record boundary.
 [[nodiscard]] constexpr std::size_t alignment_gap(std::uint64_t offset) {

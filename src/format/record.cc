@@ -25,6 +25,12 @@ bool is_known(RecordType type) {
     case RecordType::commit:
     case RecordType::grant:
     case RecordType::pad:
+    case RecordType::vm_state:
+    case RecordType::segment_list:
+    case RecordType::replace:
+    case RecordType::archived_epoch:
+    case RecordType::skeleton:
+    case RecordType::seal:
       return true;
   }
   return false;
@@ -77,8 +83,8 @@ Result<RecordPrefix> decode_prefix(ByteSpan bytes) {
       raw.prefix_checksum.get()) {
     return fail(Errc::corrupt, "record prefix fails its checksum");
   }
-  if (raw.version.get() == 0 || raw.version.get() > kRecordVersion) {
-    return fail(Errc::version, fmt::format("record version {} is newer than this program's {}",
+  if (raw.version.get() != kRecordVersion) {
+    return fail(Errc::version, fmt::format("record version {}, but this program knows {}",
                                            raw.version.get(), kRecordVersion));
   }
   const auto type = static_cast<RecordType>(raw.type.get());

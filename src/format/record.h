@@ -23,7 +23,7 @@ namespace vmshadow::format {
 /// "VSR1" read as bytes.
 inline constexpr std::uint32_t kRecordMagic = 0x31525356;
 /// Raised when a body changes in a way an older reader would misread.
-inline constexpr std::uint16_t kRecordVersion = 1;
+inline constexpr std::uint16_t kRecordVersion = 2;
 inline constexpr std::size_t kRecordPrefixBytes = 64;
 /// No body is longer. Device state is cut into pieces to respect it.
 inline constexpr std::size_t kRecordBodyBytesMax = std::size_t{2} << 20;
@@ -46,6 +46,12 @@ enum class RecordType : std::uint16_t {
   commit = 0x201,
   grant = 0x202,
   pad = 0x203,
+  vm_state = 0x204,        ///< which of a VM's epochs are kept, its pins and its policy
+  segment_list = 0x205,    ///< which segments there are
+  replace = 0x206,         ///< segments that took the place of others
+  archived_epoch = 0x207,  ///< what is known of a kept epoch whose commit was archived
+  skeleton = 0x208,        ///< a segment's records without their payload
+  seal = 0x209,            ///< the end of a segment, and where its skeleton is
 };
 
 [[nodiscard]] bool is_known(RecordType type);

@@ -65,11 +65,12 @@ Result<format::StoreId> decode_identity(const std::string& text) {
   const char* const begin = text.data() + kIdentityHead.size();
   const auto [end, error] = std::from_chars(begin, text.data() + text.size(), version);
   if (error != std::errc{} || version == 0) return fail(Errc::corrupt, "has no version");
-  // The version comes first: what follows it is the newer program's business.
-  if (version > format::kStoreVersion) {
-    return fail(Errc::version, fmt::format("is of store version {}, this program knows up to {}; "
-                                           "use a newer vmshadow",
-                                           version, format::kStoreVersion));
+  // The version comes first: what follows it is the other program's business.
+  if (version != format::kStoreVersion) {
+    return fail(Errc::version,
+                fmt::format("is of store version {}, but this program knows {}; use {} vmshadow",
+                            version, format::kStoreVersion,
+                            version > format::kStoreVersion ? "a newer" : "an older"));
   }
   const std::size_t checksum_at = text.find("checksum ");
   if (checksum_at == std::string::npos ||

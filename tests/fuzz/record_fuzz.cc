@@ -8,6 +8,8 @@
 #include "base/assert.h"
 #include "format/epoch_records.h"
 #include "format/journal.h"
+#include "format/skeleton.h"
+#include "format/store_state.h"
 
 namespace {
 
@@ -46,7 +48,18 @@ void decode_bodies(ByteSpan body) {
   };
   journal(decode_commit(body));
   journal(decode_grant(body));
-  journal(decode_pad(body));
+  journal(decode_vm_state(body));
+  journal(decode_segment_list(body));
+  journal(decode_replace(body));
+  journal(decode_archived_epoch(body));
+  journal(decode_seal(body));
+  if (const auto pad = decode_pad(body)) {
+    append_pad(encoded, kRecordAlignment * 3, 4096, pad->durable);
+  }
+  std::uint64_t entries = 0;
+  if (for_each_skeleton_entry(body, [&](const SkeletonEntry&) { ++entries; })) {
+    VMSHADOW_ASSERT(entries <= body.size() / sizeof(SkeletonEntryBytes));
+  }
   if (const auto head = decode_segment_head(body)) {
     const auto again = decode_segment_head(encode_segment_head(*head));
     VMSHADOW_ASSERT(again && *again == *head);

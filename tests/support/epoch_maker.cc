@@ -33,16 +33,16 @@ namespace {
 
 void append_raw_group(std::vector<std::byte>& out,
                       const std::vector<EpochMaker::PageWrite>& writes) {
-  format::PageGroupHeadBytes head{};
-  head.page_count = static_cast<std::uint16_t>(writes.size());
-  head.codec = static_cast<std::uint8_t>(format::Codec::raw);
-  head.payload_bytes = static_cast<std::uint32_t>(writes.size() * kPageBytes);
-  format::append_struct(out, head);
+  std::vector<format::PageKey> keys;
+  std::vector<std::uint64_t> checksums;
+  std::vector<std::byte> payload;
   for (const auto& write : writes) {
-    format::append_struct(
-        out, le64(format::PageKey{BlockIndex{write.block}, PageNumber{write.page}}.packed()));
+    const std::vector<std::byte> page = page_of(write.stamp);
+    keys.push_back({BlockIndex{write.block}, PageNumber{write.page}});
+    checksums.push_back(format::page_checksum(page.data()));
+    format::append_bytes(payload, page);
   }
-  for (const auto& write : writes) format::append_bytes(out, page_of(write.stamp));
+  format::append_page_group_body(out, format::Codec::raw, keys, checksums, payload);
 }
 
 /// Adds records to an epoch and keeps its sums.

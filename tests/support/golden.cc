@@ -2,6 +2,8 @@
 
 #include "format/epoch_records.h"
 #include "format/journal.h"
+#include "format/skeleton.h"
+#include "format/store_state.h"
 #include "format/wire.h"
 
 namespace vmshadow::test {
@@ -38,16 +40,19 @@ Bytes machine_body() {
   return body;
 }
 
-Bytes raw_group_body() {
-  format::PageGroupHeadBytes head{};
-  head.page_count = 1;
-  head.codec = static_cast<std::uint8_t>(format::Codec::raw);
-  head.payload_bytes = kPageBytes;
+/// A group of one page.
+Bytes group_body(format::Codec codec, PageNumber number, const Bytes& page, const Bytes& payload) {
+  const format::PageKey key{BlockIndex{0}, number};
+  const std::uint64_t checksum = format::page_checksum(page.data());
   Bytes body;
-  format::append_struct(body, head);
-  format::append_struct(body, le64(format::PageKey{BlockIndex{0}, PageNumber{5}}.packed()));
-  for (std::size_t i = 0; i < kPageBytes; ++i) body.push_back(static_cast<std::byte>(i % 251));
+  format::append_page_group_body(body, codec, {&key, 1}, {&checksum, 1}, payload);
   return body;
+}
+
+Bytes raw_group_body() {
+  Bytes page;
+  for (std::size_t i = 0; i < kPageBytes; ++i) page.push_back(static_cast<std::byte>(i % 251));
+  return group_body(format::Codec::raw, PageNumber{5}, page, page);
 }
 
 /// One lz4 block by hand: a literal 0xa5, then that byte repeated, then five literals to end with.
@@ -60,15 +65,7 @@ Bytes lz4_group_body() {
   block.push_back(static_cast<std::byte>(rest));
   block.push_back(std::byte{0x50});
   block.insert(block.end(), 5, std::byte{0xa5});
-  format::PageGroupHeadBytes head{};
-  head.page_count = 1;
-  head.codec = static_cast<std::uint8_t>(format::Codec::lz4);
-  head.payload_bytes = static_cast<std::uint32_t>(block.size());
-  Bytes body;
-  format::append_struct(body, head);
-  format::append_struct(body, le64(format::PageKey{BlockIndex{0}, PageNumber{6}}.packed()));
-  format::append_bytes(body, block);
-  return body;
+  return group_body(format::Codec::lz4, PageNumber{6}, Bytes(kPageBytes, std::byte{0xa5}), block);
 }
 
 Bytes zero_pages_body() {
@@ -127,6 +124,27 @@ std::map<std::string, std::vector<std::byte>> golden_files() {
   files["grant.bin"] = record(RecordType::grant, 0, body_of(format::Grant{wall, "web1", durable}));
   format::append_record(files["pad.bin"], {RecordType::pad, 0, {}, {}, {}},
                         body_of(format::Pad{durable}));
+  format::VmState state;
+  state.version = 7;
+  state.vm_name = "web1";
+  state.next_epoch = Epoch{43};
+  state.window_s = 600;
+  state.minutely_s = 3600;
+  state.hourly_s = 86400;
+  state.daily_s = 2592000;
+  state.kept = {{Epoch{12}, Epoch{12}}, {Epoch{30}, Epoch{42}}};
+  state.pins = {Epoch{12}};
+  state.durable = durable;
+  files["vm_state.bin"] = record(RecordType::vm_state, 0, body_of(state));
+  const format::SegmentEntry archive{SegmentId{2}, 1048576, format::SegmentKind::archive};
+  const format::SegmentEntry journal{SegmentId{3}, 0, format::SegmentKind::journal};
+  format::append_record(files["segment_list.bin"], {RecordType::segment_list, 0, {}, {}, {}},
+                        body_of(format::SegmentList{{archive, journal}}));
+  format::append_record(files["replace.bin"], {RecordType::replace, 0, {}, {}, {}},
+                        body_of(format::Replace{{SegmentId{1}}, {archive}, durable}));
+  files["archived_epoch.bin"] =
+      record(RecordType::archived_epoch, 0,
+             body_of(format::ArchivedEpoch{wall, WallTime{1'700'000'000'000'000'000}, 8, 5000, 3, true}));
   files["hello.bin"] = record(RecordType::hello, 0, body_of(format::Hello{1, 1, 0, 4096, "web1"}));
   files["welcome.bin"] =
       record(RecordType::welcome, 0, body_of(format::Welcome{1, 0, kGeneration, kEpoch}));
@@ -144,10 +162,13 @@ std::map<std::string, std::vector<std::byte>> golden_files() {
   all.insert(all.begin(), files["grant.bin"]);
   all.push_back(files["commit.bin"]);
   all.push_back(files["pad.bin"]);
+  format::SkeletonWriter skeleton;
   for (const Bytes& bytes : all) {
+    skeleton.add(segment.size(), bytes);
     format::append_bytes(segment, bytes);
     segment.resize(segment.size() + format::alignment_gap(segment.size()));
   }
+  format::append_bytes(segment, format::encode_segment_end(SegmentId{1}, segment.size(), skeleton, durable));
   return files;
 }
 

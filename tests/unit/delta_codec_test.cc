@@ -70,7 +70,7 @@ TEST(PageGroupCodecTest, EveryGroupSizeRoundTripsWholeAndPageByPage) {
 TEST(PageGroupCodecTest, IncompressiblePagesAreStoredRaw) {
   const auto pages = random_bytes(3 * kPageBytes, 1);
   const auto body = body_of(pages);
-  EXPECT_EQ(body.size(), sizeof(format::PageGroupHeadBytes) + 3 * sizeof(le64) + pages.size());
+  EXPECT_EQ(body.size(), sizeof(format::PageGroupHeadBytes) + 6 * sizeof(le64) + pages.size());
   const auto group = format::decode_page_group(body);
   ASSERT_TRUE(group) << group.error().message;
   EXPECT_EQ(group->codec, Codec::raw);

@@ -1,4 +1,4 @@
-// The bytes of format version 1, for ever: what version 1 wrote must read the same in every later
+// The bytes of format version 2, for ever: what version 2 wrote must read the same in every later
 // program. The documents' worked examples are held to the same bytes.
 //
 // To add a file: add it to support/golden.cc, run with --gtest_also_run_disabled_tests
@@ -31,7 +31,7 @@ std::string read_text(const std::string& path) {
 }
 
 std::string golden_path(const std::string& name) {
-  return kRoot + "/tests/unit/golden/format-v1/" + name;
+  return kRoot + "/tests/unit/golden/format-v2/" + name;
 }
 
 Bytes golden(const std::string& name) {

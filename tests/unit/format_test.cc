@@ -125,14 +125,8 @@ Bytes body_of(const T& value) {
 
 Bytes group_body(std::vector<PageKey> keys, std::size_t payload_bytes, int codec = 0) {
   Bytes body;
-  body.reserve(sizeof(PageGroupHeadBytes) + keys.size() * sizeof(le64) + payload_bytes);
-  PageGroupHeadBytes head{};
-  head.page_count = static_cast<std::uint16_t>(keys.size());
-  head.codec = static_cast<std::uint8_t>(codec);
-  head.payload_bytes = static_cast<std::uint32_t>(payload_bytes);
-  append_struct(body, head);
-  for (const PageKey key : keys) append_struct(body, le64(key.packed()));
-  body.resize(body.size() + payload_bytes);
+  const std::vector<std::uint64_t> checksums(keys.size(), 0x1234);
+  append_page_group_body(body, static_cast<Codec>(codec), keys, checksums, Bytes(payload_bytes));
   return body;
 }
 
@@ -145,7 +139,7 @@ TEST(PageGroupTest, Bounds) {
   EXPECT_EQ(group->page_count, 2u);
   EXPECT_EQ(group->keys[1], b);
   EXPECT_EQ(group->payload.size(), 2 * kPageBytes);
-  for (const std::size_t n : {0, 7, 8, 15, 23, 24, 100}) {
+  for (const std::size_t n : {0, 7, 8, 15, 23, 24, 39, 40, 100}) {
     EXPECT_FALSE(decode_page_group(ByteSpan(body).first(n))) << n;
   }
   expect_refused(body, 0, 0, decode_page_group);
@@ -216,8 +210,8 @@ TEST(JournalTest, RoundTripsAndBounds) {
   expect_length_is_exact(body_of(commit), decode_commit);
   EXPECT_EQ(*decode_commit(body_of(commit)), commit);
   const Pad pad{durable};
-  expect_length_is_exact(body_of(pad), decode_pad);
   EXPECT_EQ(*decode_pad(body_of(pad)), pad);
+  EXPECT_FALSE(decode_pad(ByteSpan(body_of(pad)).first(15)));
   const Grant grant{WallTime{6}, "db-1", durable};
   const Bytes body = body_of(grant);
   expect_length_is_exact(body, decode_grant);
@@ -227,6 +221,24 @@ TEST(JournalTest, RoundTripsAndBounds) {
   expect_refused(body, 12, 1, decode_grant);
   expect_refused(body, 32, '/', decode_grant);
   expect_refused(body, 32, '.', decode_grant);
+}
+
+TEST(PadTest, FillsUpToABlock) {
+  for (const std::uint64_t offset : {0, 8, 4000, 4008, 4016, 4024, 4088, 8192, 12288 - 72}) {
+    Bytes out;
+    append_pad(out, offset, 4096, {SegmentId{2}, SegmentOffset{4096}});
+    EXPECT_EQ(out.size(), pad_bytes(offset, 4096)) << offset;
+    EXPECT_EQ((offset + out.size()) % 4096, 0u) << offset;
+    if (out.empty()) continue;
+    const auto prefix = decode_prefix(out);
+    ASSERT_TRUE(prefix) << offset;
+    const ByteSpan body = ByteSpan(out).subspan(kRecordPrefixBytes);
+    EXPECT_TRUE(check_body(*prefix, body));
+    EXPECT_EQ(decode_pad(body)->durable.segment, SegmentId{2});
+  }
+  EXPECT_EQ(pad_bytes(4096, 4096), 0u);
+  EXPECT_EQ(pad_bytes(4096 - kPadRecordBytesMin, 4096), kPadRecordBytesMin);
+  EXPECT_EQ(pad_bytes(4096 - kPadRecordBytesMin + 8, 4096), 4096 + kPadRecordBytesMin - 8);
 }
 
 TEST(SegmentHeadTest, RoundTripsAndBounds) {
@@ -248,9 +260,10 @@ TEST(SegmentHeadTest, RoundTripsAndBounds) {
     std::memcpy(other.data() + 48, &sum, sizeof sum);
     return decode_segment_head(other);
   };
-  EXPECT_EQ(forged(8, 2).error().code, Errc::version);
-  EXPECT_THAT(forged(8, 2).error().message, HasSubstr("use a newer vmshadow"));
-  EXPECT_EQ(forged(10, 1).error().code, Errc::corrupt);
+  EXPECT_EQ(forged(8, 3).error().code, Errc::version);
+  EXPECT_THAT(forged(8, 3).error().message, HasSubstr("use a newer vmshadow"));
+  EXPECT_THAT(forged(8, 1).error().message, HasSubstr("use an older vmshadow"));
+  EXPECT_EQ(forged(10, 3).error().code, Errc::corrupt);
   EXPECT_EQ(forged(12, 1).error().code, Errc::corrupt);
   EXPECT_EQ(forged(0, 1).error().code, Errc::corrupt);
 }

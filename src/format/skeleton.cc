@@ -1,0 +1,105 @@
+#include "format/skeleton.h"
+
+#include <algorithm>
+
+#include "base/assert.h"
+#include "format/epoch_records.h"
+
+namespace vmshadow::format {
+namespace {
+
+/// Larger bodies are not repeated.
+constexpr std::size_t kMetaBytesMax = kSkeletonBodyBytes / 2;
+
+void align(std::vector<std::byte>& out) { out.resize(out.size() + alignment_gap(out.size())); }
+
+}  // namespace
+
+std::size_t skeleton_meta_bytes(RecordType type, ByteSpan body) {
+  switch (type) {
+    case RecordType::page_group:
+      if (body.size() < sizeof(PageGroupHeadBytes)) return body.size();
+      return std::min(body.size(), page_group_keys_bytes(load<le16>(body.data())));
+    case RecordType::device_state:
+      return 0;
+    default:
+      return body.size();
+  }
+}
+
+void SkeletonWriter::add(std::uint64_t offset, ByteSpan record) {
+  VMSHADOW_ASSERT(record.size() >= kRecordPrefixBytes && alignment_gap(offset) == 0);
+  RecordPrefixBytes prefix;
+  std::memcpy(&prefix, record.data(), sizeof prefix);
+  const auto type = static_cast<RecordType>(prefix.type.get());
+  if (type == RecordType::pad) return;
+  const ByteSpan body = record.subspan(kRecordPrefixBytes);
+  const ByteSpan meta = body.first(skeleton_meta_bytes(type, body));
+  const bool repeated = meta.size() <= kMetaBytesMax;
+  const std::size_t bytes = sizeof(SkeletonEntryBytes) + (repeated ? meta.size() : 0);
+  if (bodies_.empty() || bodies_.back().size() + bytes > kSkeletonBodyBytes) {
+    bodies_.emplace_back();
+  }
+  std::vector<std::byte>& out = bodies_.back();
+  SkeletonEntryBytes entry;
+  entry.unit = static_cast<std::uint32_t>(offset / kRecordAlignment);
+  entry.meta_bytes = repeated ? static_cast<std::uint32_t>(meta.size()) : kMetaInRecord;
+  entry.prefix = prefix;
+  append_struct(out, entry);
+  if (repeated) append_bytes(out, meta);
+  ++records_;
+}
+
+std::vector<std::vector<std::byte>> SkeletonWriter::take() {
+  records_ = 0;
+  return std::exchange(bodies_, {});
+}
+
+std::size_t SkeletonWriter::memory_bytes() const {
+  std::size_t bytes = 0;
+  for (const auto& body : bodies_) bytes += body.capacity();
+  return bytes;
+}
+
+void append_body(std::vector<std::byte>& out, const Seal& seal) {
+  SealBytes bytes;
+  bytes.segment = seal.segment.value;
+  bytes.skeleton_offset = seal.skeleton_offset;
+  bytes.skeleton_count = seal.skeleton_count;
+  bytes.skeleton_chain = seal.skeleton_chain;
+  bytes.record_count = seal.record_count;
+  append_struct(out, bytes);
+}
+
+Result<Seal> decode_seal(ByteSpan body) {
+  BodyReader reader(body);
+  SealBytes bytes;
+  if (!reader.read(bytes) || !reader.empty()) return fail(Errc::corrupt, "malformed seal record");
+  return Seal{SegmentId{bytes.segment.get()}, bytes.skeleton_offset.get(),
+              bytes.skeleton_count.get(), bytes.skeleton_chain.get(), bytes.record_count.get()};
+}
+
+std::vector<std::byte> encode_segment_end(SegmentId segment, std::uint64_t end,
+                                          SkeletonWriter& skeleton, JournalPosition durable) {
+  VMSHADOW_ASSERT(alignment_gap(end) == 0);
+  Seal seal;
+  seal.segment = segment;
+  seal.skeleton_offset = end;
+  seal.record_count = skeleton.record_count();
+  std::vector<std::byte> out;
+  for (const std::vector<std::byte>& body : skeleton.take()) {
+    const std::uint64_t sum = append_record(out, {RecordType::skeleton, 0, {}, {}, {}}, body);
+    seal.skeleton_chain = extend_chain(seal.skeleton_chain, sum);
+    ++seal.skeleton_count;
+    align(out);
+  }
+  append_pad(out, end + out.size(), kSealBlockBytes, durable);
+  const std::size_t block = out.size();
+  std::vector<std::byte> body;
+  append_body(body, seal);
+  append_record(out, {RecordType::seal, 0, {}, {}, {}}, body);
+  out.resize(block + kSealBlockBytes);
+  return out;
+}
+
+}  // namespace vmshadow::format

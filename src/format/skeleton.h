@@ -1,0 +1,116 @@
+// The end of a full segment: its records once more without their payload, so that a store is opened
+// by reading a few per cent of it. Pure.
+//
+//   records … │ skeleton record(s) │ pad up to a block │ seal, the last kSealBlockBytes of the file
+//
+// A skeleton's body is a list of entries, one for each record of the segment but pads, in order:
+//
+//   unit (4, the record's offset / 8) │ meta bytes (4) │ the record's prefix (64) │ meta
+//
+// `meta` is the front of the record's body, as much as the index needs of it (skeleton_meta_bytes).
+// A body too large to stand here again has kMetaInRecord for its meta bytes, and no meta: read the
+// record. The skeleton holds nothing that the records do not: it may be lost.
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <vector>
+
+#include <vmshadow/result.h>
+#include <vmshadow/types.h>
+
+#include "format/journal.h"
+#include "format/record.h"
+
+namespace vmshadow::format {
+
+/// A seal stands alone in the last block of its segment; the rest of the block is zero.
+inline constexpr std::size_t kSealBlockBytes = 4096;
+/// A new skeleton record is begun when a body would grow over this.
+inline constexpr std::size_t kSkeletonBodyBytes = std::size_t{1} << 20;
+inline constexpr std::uint32_t kMetaInRecord = 0xffffffff;
+
+struct SkeletonEntryBytes {
+  le32 unit;
+  le32 meta_bytes;
+  RecordPrefixBytes prefix;
+};
+static_assert(sizeof(SkeletonEntryBytes) == 72);
+
+struct SkeletonEntry {
+  std::uint64_t offset{};  ///< of the record in its segment
+  RecordPrefix prefix;
+  std::optional<ByteSpan> meta;  ///< nullopt: in the record itself
+};
+
+/// How many bytes from the front of a body the index needs.
+[[nodiscard]] std::size_t skeleton_meta_bytes(RecordType type, ByteSpan body);
+
+/// Gathers a segment's entries into skeleton bodies.
+class SkeletonWriter {
+ public:
+  /// `record` is a whole record at `offset` of the segment, of any type.
+  void add(std::uint64_t offset, ByteSpan record);
+  /// The bodies of the skeleton records so far; leaves the writer empty.
+  [[nodiscard]] std::vector<std::vector<std::byte>> take();
+  [[nodiscard]] std::uint64_t record_count() const { return records_; }
+  [[nodiscard]] std::size_t memory_bytes() const;
+
+ private:
+  std::vector<std::vector<std::byte>> bodies_;
+  std::uint64_t records_ = 0;
+};
+
+/// Calls visit(const SkeletonEntry&) for each entry of one skeleton body; its spans point into
+/// `body`. Errc::corrupt for anything that is not a list of entries.
+template <class Visit>
+[[nodiscard]] Status for_each_skeleton_entry(ByteSpan body, Visit&& visit) {
+  BodyReader reader(body);
+  while (!reader.empty()) {
+    SkeletonEntryBytes bytes;
+    if (!reader.read(bytes)) return fail(Errc::corrupt, "malformed skeleton record");
+    SkeletonEntry entry;
+    entry.offset = std::uint64_t{bytes.unit.get()} * kRecordAlignment;
+    VMSHADOW_ASSIGN(entry.prefix,
+                    decode_prefix(ByteSpan(reinterpret_cast<const std::byte*>(&bytes.prefix),
+                                           sizeof bytes.prefix)));
+    if (bytes.meta_bytes.get() != kMetaInRecord) {
+      ByteSpan meta;
+      if (bytes.meta_bytes.get() > entry.prefix.body_bytes ||
+          !reader.read_bytes(bytes.meta_bytes.get(), meta)) {
+        return fail(Errc::corrupt, "malformed skeleton record");
+      }
+      entry.meta = meta;
+    }
+    visit(entry);
+  }
+  return {};
+}
+
+/// seal: no VM, generation or epoch in the prefix.
+struct SealBytes {
+  le64 segment;
+  le64 skeleton_offset;  ///< where the first skeleton record stands
+  le64 skeleton_count;   ///< skeleton records, one right behind the other
+  le64 skeleton_chain;   ///< extend_chain() over them
+  le64 record_count;     ///< entries in them together
+};
+static_assert(sizeof(SealBytes) == 40);
+struct Seal {
+  SegmentId segment;
+  std::uint64_t skeleton_offset{};
+  std::uint64_t skeleton_count{};
+  std::uint64_t skeleton_chain{};
+  std::uint64_t record_count{};
+  bool operator==(const Seal&) const = default;
+};
+void append_body(std::vector<std::byte>& out, const Seal& seal);
+[[nodiscard]] Result<Seal> decode_seal(ByteSpan body);
+
+/// What follows a segment's last record, which ends at `end` (a multiple of kRecordAlignment): the
+/// skeleton, a pad, the seal. The segment then is whole, and a multiple of kSealBlockBytes long.
+[[nodiscard]] std::vector<std::byte> encode_segment_end(SegmentId segment, std::uint64_t end,
+                                                        SkeletonWriter& skeleton,
+                                                        JournalPosition durable);
+
+}  // namespace vmshadow::format
