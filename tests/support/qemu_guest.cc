@@ -47,6 +47,7 @@ bool is_readable(const std::string& path) { return ::access(path.c_str(), R_OK) 
 
 Status kvm_usable() {
   const UniqueFd kvm(::open("/dev/kvm", O_RDWR | O_CLOEXEC));
+  if (!kvm && errno == ENOENT) return fail(Errc::unsupported, "this machine has no /dev/kvm");
   if (!kvm) return fail_errno(errno, "opening /dev/kvm (load the module, join group kvm)");
   const UniqueFd vm(::ioctl(kvm.get(), KVM_CREATE_VM, 0));
   if (!vm) return fail_errno(errno, "creating a KVM machine");
