@@ -1,5 +1,6 @@
 // What a restore may meet: names that are not there, a damaged journal, a QEMU that does not fit.
 #include <fcntl.h>
+#include <fmt/format.h>
 #include <nlohmann/json.hpp>
 #include <unistd.h>
 
@@ -158,8 +159,9 @@ TEST_F(ReplayFaults, QemuOfAnotherMemorySizeIsRefused) {
   other.memory_mib = 96;
   const auto waiting = must(QemuGuest::start(other));
   expect_replay_fails(replay(store(), {"restore", "vm1", "--qmp", waiting->qmp_path()}),
-                      {"QEMU has 100663296 bytes of RAM", "the recorded VM had 67108864",
-                       "start it with -m 67108864B"});
+                      {fmt::format("QEMU has {} bytes of RAM", guest_memory_kib(other) * 1024),
+                       fmt::format("the recorded VM had {}", guest_memory_kib({}) * 1024),
+                       fmt::format("start it with -m {}B", guest_memory_kib({}) * 1024)});
   EXPECT_TRUE(waiting->process().running());
 }
 
