@@ -1,8 +1,13 @@
 // The seam between the store's log and the disk: files written front to back and made durable.
 //
-// The real one is io_uring (io/uring.h) or, where the kernel refuses it, pwritev and fdatasync;
-// both behave the same. Tests put a failing, tearing disk behind it. One thread at a time uses a
-// FileSystem and the files it made; the FileSystem outlives them.
+// The real one is io_uring (io/uring.h) or, where the kernel refuses it, system calls; both behave
+// the same. Writes of whole blocks (kDirectBlockBytes: offset and total length) go past the page
+// cache where the directory allows it (io/direct_io.h), all others through it; callers see no
+// difference but the speed. Tests put a failing, tearing disk behind it.
+//
+// Threads: one thread at a time uses a FileSystem and the files it made, and the FileSystem outlives
+// them. Threads that write side by side (journal, archiver, scrubber) each make their own; two of
+// them may not have the same file open for writing.
 #pragma once
 
 #include <cstdint>
@@ -12,6 +17,8 @@
 
 #include <vmshadow/result.h>
 #include <vmshadow/types.h>
+
+#include "io/direct_io.h"
 
 namespace vmshadow::io {
 
@@ -25,11 +32,22 @@ class AppendFile {
   virtual ~AppendFile() = default;
   /// Writes `pieces` one after the other from `offset`, all of them, then makes the file durable if
   /// asked. After an error any part of them may have been written, and nothing is known durable
-  /// that was not before. Errc::no_space if the disk is full.
+  /// that was not before. Errc::no_space if the disk is full. The pieces may lie anywhere in memory;
+  /// those that are whole blocks at block addresses (io/aligned_buffer.h) are not copied.
   [[nodiscard]] virtual Status write(std::span<const ByteSpan> pieces, std::uint64_t offset,
                                      Durability durability) = 0;
-  /// Cuts the file to `bytes` and makes that durable.
+  /// Cuts the file to `bytes`, gives back what was reserved behind them and makes that durable.
   [[nodiscard]] virtual Status truncate(std::uint64_t bytes) = 0;
+  /// Reserves disk space for the file up to `end`: its size and contents stay, later writes up to
+  /// there need no allocation. Only an offer: where it fails (Errc::unsupported, Errc::no_space)
+  /// writes go on as before.
+  [[nodiscard]] virtual Status preallocate(std::uint64_t end) = 0;
+};
+
+/// What this kernel lets a FileSystem do, for logs and status.
+struct FileFeatures {
+  bool uring = false;
+  bool fixed_buffers = false;  ///< direct writes come from registered memory
 };
 
 class FileSystem {
@@ -42,14 +60,27 @@ class FileSystem {
   [[nodiscard]] virtual Status remove(const std::string& path) = 0;
   /// Makes what create(), rename() and remove() did in a directory durable.
   [[nodiscard]] virtual Status sync_directory(const std::string& path) = 0;
+
+  [[nodiscard]] virtual FileFeatures features() const { return {}; }
+  /// Whether files of `directory` are written past the page cache; probed once for each.
+  [[nodiscard]] virtual DirectSupport direct_support(const std::string& directory) = 0;
 };
 
 enum class FileBackend {
   automatic,  ///< io_uring, or system calls where the kernel or a sandbox refuses it
   uring,      ///< io_uring or an error
-  syscalls,   ///< pwritev and fdatasync
+  syscalls,   ///< pwrite and fdatasync
 };
 
-[[nodiscard]] Result<std::unique_ptr<FileSystem>> make_file_system(FileBackend backend);
+enum class DirectIo {
+  automatic,  ///< wherever the directory allows it
+  off,
+};
+
+[[nodiscard]] Result<std::unique_ptr<FileSystem>> make_file_system(
+    FileBackend backend, DirectIo direct = DirectIo::automatic);
+
+/// One line for a log: "io_uring with fixed buffers, O_DIRECT in '/var/lib/vmshadow'".
+[[nodiscard]] std::string features_text(FileSystem& files, const std::string& directory);
 
 }  // namespace vmshadow::io

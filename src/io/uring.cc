@@ -3,11 +3,17 @@
 #include <liburing.h>
 #include <sys/uio.h>
 
+#include <unistd.h>
+
+#include <array>
 #include <cerrno>
 #include <deque>
 #include <vector>
 
 #include "base/assert.h"
+#include "io/aligned_buffer.h"
+#include "io/batch_reader.h"
+#include "io/gather.h"
 
 namespace vmshadow::io {
 namespace {
@@ -76,12 +82,27 @@ struct Uring::Ring {
   /// them, and drops the finished ones.
   Round run(int fd, std::deque<PendingWrite>& writes, bool sync);
 
- private:
+  AlignedBuffer staging;  ///< a chunk for each write in flight; empty before the first direct write
+  bool fixed_buffers{};   ///< the staging is registered, as buffer 0
+
   void submit_and_wait(unsigned count);
   io_uring_sqe& next_entry() {
     io_uring_sqe* entry = ::io_uring_get_sqe(&ring);
     VMSHADOW_ASSERT(entry != nullptr);  // the ring holds a whole round
     return *entry;
+  }
+  struct Done {
+    std::uint64_t tag{};
+    int result{};
+  };
+  /// One completion that is there.
+  Done take_completion() {
+    io_uring_cqe* completion = nullptr;
+    const int rc = ::io_uring_peek_cqe(&ring, &completion);
+    VMSHADOW_ASSERT(rc == 0 && completion != nullptr);
+    const Done done{completion->user_data, completion->res};
+    ::io_uring_cqe_seen(&ring, completion);
+    return done;
   }
 };
 
@@ -118,12 +139,7 @@ Uring::Ring::Round Uring::Ring::run(int fd, std::deque<PendingWrite>& writes, bo
   Round round;
   int sync_result = -ECANCELED;
   for (unsigned i = 0; i < count; ++i) {
-    io_uring_cqe* completion = nullptr;
-    const int rc = ::io_uring_peek_cqe(&ring, &completion);
-    VMSHADOW_ASSERT(rc == 0 && completion != nullptr);
-    const int result = completion->res;
-    const std::uint64_t tag = completion->user_data;
-    ::io_uring_cqe_seen(&ring, completion);
+    const auto [tag, result] = take_completion();
     if (tag == kSyncTag) {
       sync_result = result;
     } else if (result > 0) {
@@ -147,8 +163,10 @@ Uring::~Uring() = default;
 
 Result<std::unique_ptr<Uring>> Uring::create() {
   auto ring = std::make_unique<Ring>();
-  // Twice the entries of a round: a sync always fits behind its writes.
-  const int rc = ::io_uring_queue_init(2 * kUringWritesInFlight, &ring->ring, 0);
+  // Twice the entries of a round of writes: a sync always fits behind them.
+  constexpr unsigned kEntries = 2 * kUringWritesInFlight;
+  static_assert(kEntries >= kUringReadsInFlight);
+  const int rc = ::io_uring_queue_init(kEntries, &ring->ring, 0);
   if (rc == -ENOSYS || rc == -EPERM || rc == -EACCES) {
     return fail(Errc::unsupported,
                 "io_uring is not available here (see /proc/sys/kernel/io_uring_disabled and the "
@@ -167,6 +185,225 @@ Status Uring::write(int fd, std::span<const ByteSpan> pieces, std::uint64_t offs
     if (round.synced) return {};
   }
   return {};
+}
+
+// ---- direct writes
+
+namespace {
+
+/// The chunks of one direct write: fills, submits and reaps them.
+class DirectWrite {
+ public:
+  DirectWrite(Uring::Ring& ring, int fd, int buffered_fd, std::span<const ByteSpan> pieces,
+              std::uint64_t offset, bool sync)
+      : ring_(ring),
+        fd_(fd),
+        buffered_fd_(buffered_fd),
+        gather_(pieces),
+        offset_(offset),
+        sync_(sync) {}
+
+  Status run();
+
+ private:
+  struct Chunk {
+    ByteSpan left;
+    std::uint64_t offset{};
+  };
+
+  [[nodiscard]] MutableByteSpan staging(std::size_t slot) {
+    return ring_.staging.span().subspan(slot * kDirectChunkBytes, kDirectChunkBytes);
+  }
+  void prepare(std::size_t slot, bool linked = false);
+  void prepare_sync(bool drained);
+  void start_chunk(std::size_t slot);
+  void reap();
+  void finish_write(std::size_t slot, int result);
+  void write_buffered(Chunk& chunk);
+  void fail_with(int error) {
+    if (error_ == 0) error_ = error;
+  }
+
+  Uring::Ring& ring_;
+  const int fd_;
+  const int buffered_fd_;
+  Gather gather_;
+  std::uint64_t offset_;
+  const bool sync_;
+  std::array<Chunk, kUringWritesInFlight> chunks_{};
+  unsigned chunks_started_ = 0;
+  unsigned in_flight_ = 0;     ///< the sync included
+  bool any_retried_ = false;   ///< a sync submitted with the writes may not cover all of them
+  bool synced_ = false;
+  int error_ = 0;
+};
+
+void DirectWrite::prepare(std::size_t slot, bool linked) {
+  const Chunk& chunk = chunks_[slot];
+  io_uring_sqe& entry = ring_.next_entry();
+  const bool in_staging = chunk.left.data() >= ring_.staging.data() &&
+                          chunk.left.data() < ring_.staging.data() + ring_.staging.size();
+  const auto bytes = static_cast<unsigned>(chunk.left.size());
+  if (ring_.fixed_buffers && in_staging) {
+    ::io_uring_prep_write_fixed(&entry, fd_, chunk.left.data(), bytes, chunk.offset, 0);
+  } else {
+    ::io_uring_prep_write(&entry, fd_, chunk.left.data(), bytes, chunk.offset);
+  }
+  ::io_uring_sqe_set_data64(&entry, slot);
+  if (linked) entry.flags |= IOSQE_IO_LINK;
+  ++in_flight_;
+}
+
+void DirectWrite::prepare_sync(bool drained) {
+  io_uring_sqe& entry = ring_.next_entry();
+  ::io_uring_prep_fsync(&entry, fd_, IORING_FSYNC_DATASYNC);
+  ::io_uring_sqe_set_data64(&entry, kSyncTag);
+  if (drained) entry.flags |= IOSQE_IO_DRAIN;
+  ++in_flight_;
+}
+
+/// Submits at once: the disk works while the next chunk is copied. The last one brings the sync.
+void DirectWrite::start_chunk(std::size_t slot) {
+  Chunk& chunk = chunks_[slot];
+  chunk = {gather_.next(staging(slot)), offset_};
+  offset_ += chunk.left.size();
+  const bool with_sync = sync_ && gather_.done() && !any_retried_ && error_ == 0;
+  const bool alone = chunks_started_++ == 0;
+  prepare(slot, with_sync && alone);
+  if (with_sync) prepare_sync(!alone);
+  ring_.submit_and_wait(0);
+}
+
+void DirectWrite::write_buffered(Chunk& chunk) {
+  while (!chunk.left.empty()) {
+    const ssize_t n = ::pwrite(buffered_fd_, chunk.left.data(), chunk.left.size(),
+                               static_cast<off_t>(chunk.offset));
+    if (n < 0 && errno == EINTR) continue;
+    if (n <= 0) return fail_with(n == 0 ? EIO : errno);
+    chunk.left = chunk.left.subspan(static_cast<std::size_t>(n));
+    chunk.offset += static_cast<std::uint64_t>(n);
+  }
+}
+
+void DirectWrite::finish_write(std::size_t slot, int result) {
+  Chunk& chunk = chunks_[slot];
+  if (result > 0) {
+    const auto count = static_cast<std::size_t>(result);
+    VMSHADOW_ASSERT(count <= chunk.left.size());
+    chunk.left = chunk.left.subspan(count);
+    chunk.offset += count;
+    if (chunk.left.empty()) return;
+  }
+  any_retried_ = true;
+  if (result > 0 ? !is_block_aligned(chunk.offset) : result == -EINVAL) {
+    write_buffered(chunk);
+  } else if (result > 0 || result == -EINTR || result == -EAGAIN) {
+    prepare(slot);
+    ring_.submit_and_wait(0);
+  } else {
+    fail_with(result == 0 ? EIO : -result);
+    chunk.left = {};
+  }
+}
+
+void DirectWrite::reap() {
+  ring_.submit_and_wait(1);
+  while (::io_uring_cq_ready(&ring_.ring) > 0) {
+    const auto [tag, result] = ring_.take_completion();
+    --in_flight_;
+    if (tag != kSyncTag) {
+      finish_write(tag, result);
+    } else if (result == 0) {
+      synced_ = true;
+    } else if (result != -ECANCELED && result != -EINTR) {
+      fail_with(-result);
+    }
+  }
+}
+
+Status DirectWrite::run() {
+  while (!gather_.done() && error_ == 0) {
+    bool started = false;
+    for (std::size_t slot = 0; slot < chunks_.size() && !gather_.done(); ++slot) {
+      if (!chunks_[slot].left.empty()) continue;
+      start_chunk(slot);
+      started = true;
+    }
+    if (!started) reap();
+  }
+  while (in_flight_ > 0) reap();
+  // A sync that went along with the writes covers them only if none of them had to be repeated.
+  while (sync_ && error_ == 0 && (!synced_ || any_retried_)) {
+    synced_ = any_retried_ = false;
+    prepare_sync(false);
+    while (in_flight_ > 0) reap();
+  }
+  if (error_ != 0) return fail_errno(error_, "writing");
+  return {};
+}
+
+}  // namespace
+
+bool Uring::prepare_direct_writes() {
+  if (ring_->staging.size() > 0) return ring_->fixed_buffers;
+  ring_->staging = AlignedBuffer(kUringWritesInFlight * kDirectChunkBytes);
+  const iovec all{ring_->staging.data(), ring_->staging.size()};
+  ring_->fixed_buffers = ::io_uring_register_buffers(&ring_->ring, &all, 1) == 0;
+  return ring_->fixed_buffers;
+}
+
+bool Uring::has_fixed_buffers() const { return ring_->fixed_buffers; }
+
+Status Uring::write_direct(int fd, int buffered_fd, std::span<const ByteSpan> pieces,
+                           std::uint64_t offset, bool sync) {
+  prepare_direct_writes();
+  return DirectWrite(*ring_, fd, buffered_fd, pieces, offset, sync).run();
+}
+
+// ---- reads
+
+void Uring::read(std::span<ReadRequest> requests) {
+  for (ReadRequest& request : requests) {
+    request.bytes_read = 0;
+    request.error = 0;
+  }
+  std::vector<std::size_t> again;  // short reads to carry on
+  std::size_t next = 0;
+  unsigned in_flight = 0;
+  while (next < requests.size() || !again.empty() || in_flight > 0) {
+    while (in_flight < kUringReadsInFlight && (next < requests.size() || !again.empty())) {
+      std::size_t index = next;
+      if (again.empty()) {
+        ++next;
+      } else {
+        index = again.back();
+        again.pop_back();
+      }
+      ReadRequest& request = requests[index];
+      const MutableByteSpan rest = request.into.subspan(request.bytes_read);
+      if (rest.empty()) continue;
+      io_uring_sqe& entry = ring_->next_entry();
+      ::io_uring_prep_read(&entry, request.fd, rest.data(), static_cast<unsigned>(rest.size()),
+                           request.offset + request.bytes_read);
+      ::io_uring_sqe_set_data64(&entry, index);
+      ++in_flight;
+    }
+    if (in_flight == 0) continue;
+    ring_->submit_and_wait(1);
+    while (::io_uring_cq_ready(&ring_->ring) > 0) {
+      const auto [index, result] = ring_->take_completion();
+      --in_flight;
+      ReadRequest& request = requests[index];
+      if (result > 0) {
+        request.bytes_read += static_cast<std::size_t>(result);
+        if (request.bytes_read < request.into.size()) again.push_back(index);
+      } else if (result == -EINTR || result == -EAGAIN) {
+        again.push_back(index);
+      } else if (result < 0) {
+        request.error = -result;
+      }
+    }
+  }
 }
 
 }  // namespace vmshadow::io

@@ -1,8 +1,10 @@
 // A small io_uring loop for files: a batch of writes and the fdatasync behind them in as few system
-// calls as they need (one, for a commit that fits one write). The only user of liburing.
+// calls as they need (one, for a commit that fits one write), and batches of reads. The only user
+// of liburing.
 //
 // Every call submits, waits for all its completions and returns: no buffer is in flight between
-// calls. At most kUringWritesInFlight writes are under way at once. One thread at a time.
+// calls. At most kUringWritesInFlight writes or kUringReadsInFlight reads are under way at once.
+// One thread at a time.
 #pragma once
 
 #include <cstdint>
@@ -14,7 +16,12 @@
 
 namespace vmshadow::io {
 
+struct ReadRequest;
+
 inline constexpr unsigned kUringWritesInFlight = 16;
+inline constexpr unsigned kUringReadsInFlight = 32;
+/// A direct write is cut at this size: the best of those measured on an NVMe-backed virtio disk.
+inline constexpr std::size_t kDirectChunkBytes = std::size_t{512} << 10;
 
 class Uring {
  public:
@@ -24,13 +31,27 @@ class Uring {
   Uring(const Uring&) = delete;
   Uring& operator=(const Uring&) = delete;
 
+  /// Makes the buffers that write_direct() copies through, registered with the kernel if it lets
+  /// us (8 MiB count towards RLIMIT_MEMLOCK). True if they are registered.
+  bool prepare_direct_writes();
+  [[nodiscard]] bool has_fixed_buffers() const;
+
   /// Writes all of `pieces`, one after the other, from `offset`, then fdatasyncs if `sync`. Errors
   /// as errno_error() makes them.
   [[nodiscard]] Status write(int fd, std::span<const ByteSpan> pieces, std::uint64_t offset,
                              bool sync);
+  /// The same for a file opened with O_DIRECT: `offset` and the sum of the pieces are whole blocks,
+  /// the pieces need not be. Copies run while earlier chunks are on their way to the disk. What the
+  /// file refuses to take directly (EINVAL) goes through `buffered_fd`, the same file without
+  /// O_DIRECT.
+  [[nodiscard]] Status write_direct(int fd, int buffered_fd, std::span<const ByteSpan> pieces,
+                                    std::uint64_t offset, bool sync);
+  /// Reads all requests, in any order; each says what became of it.
+  void read(std::span<ReadRequest> requests);
+
+  struct Ring;  ///< the implementation's own
 
  private:
-  struct Ring;
   explicit Uring(std::unique_ptr<Ring> ring);
   std::unique_ptr<Ring> ring_;
 };
