@@ -29,6 +29,12 @@ tl::unexpected<Error> undecodable(const format::PageGroup& group) {
                           group.payload.size(), group.page_count));
 }
 
+tl::unexpected<Error> lost(const format::PageGroup& group) {
+  return fail(Errc::corrupt,
+              fmt::format("the pages were lost to damage: {}",
+                          std::string_view(chars(group.payload.data()), group.payload.size())));
+}
+
 /// Reads an lz4 length: `nibble`, and if that is 15 the bytes behind it, the last of which is not
 /// 255.
 bool read_length(ByteSpan& rest, std::size_t nibble, std::size_t& length) {
@@ -106,6 +112,7 @@ Status check_page(const format::PageGroup& group, std::size_t slot, const std::b
 }
 
 Status decode_payload(const format::PageGroup& group, MutableByteSpan out) {
+  if (group.codec == format::Codec::lost) return lost(group);
   if (group.codec == format::Codec::raw) {
     if (group.payload.size() != out.size()) return undecodable(group);
     std::memcpy(out.data(), group.payload.data(), out.size());
@@ -134,6 +141,7 @@ Status decode_pages(const format::PageGroup& group, MutableByteSpan out) {
 Status decode_page(const format::PageGroup& group, std::size_t slot, MutableByteSpan out) {
   VMSHADOW_ASSERT(group.page_count <= format::kGroupPagesMax && slot < group.page_count);
   VMSHADOW_ASSERT(out.size() == kPageBytes);
+  if (group.codec == format::Codec::lost) return lost(group);
   if (group.codec == format::Codec::raw) {
     if (group.payload.size() != group.page_count * kPageBytes) return undecodable(group);
     std::memcpy(out.data(), group.payload.data() + slot * kPageBytes, kPageBytes);

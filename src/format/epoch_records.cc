@@ -38,7 +38,7 @@ Status read_group_keys(BodyReader& reader, PageGroup& group, std::uint32_t& payl
     return malformed("page_group", fmt::format("{} pages", group.page_count));
   }
   if (head.reserved != 0) return malformed("page_group", "reserved byte is not 0");
-  if (head.codec > static_cast<std::uint8_t>(Codec::lz4)) {
+  if (head.codec > static_cast<std::uint8_t>(Codec::lost)) {
     return fail(Errc::version,
                 fmt::format("page_group codec {} is unknown to this program", head.codec));
   }

@@ -23,6 +23,9 @@ inline constexpr std::size_t kDeviceStatePieceBytes = std::size_t{1} << 20;
 enum class Codec : std::uint8_t {
   raw = 0,  ///< payload is the pages, one after the other
   lz4 = 1,  ///< payload is one lz4 block that decodes to the pages, one after the other
+  /// Made by a store alone, for pages whose record was found damaged when it should have been moved:
+  /// payload is a sentence that says where and how. The checksums are 0.
+  lost = 2,
 };
 
 /// A page's place: block in the upper 16 bits, page number in the lower 48.

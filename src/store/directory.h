@@ -1,8 +1,10 @@
-// The store's directory: what is in it, whose it is, and who may write.
+// The store's directories: what is in them, whose they are, and who may write.
 //
 //   DIR/VMSHADOW-STORE            text: format version, the store's id, a checksum
+//   DIR/TIERS                     text: the tier directories, a checksum; absent: DIR is the only one
 //   DIR/LOCK                      flock, held by the one process that writes
-//   DIR/segments/%016x.seg        the journal
+//   TIER/VMSHADOW-TIER            as VMSHADOW-STORE: says that the tier is this store's, and mounted
+//   TIER/segments/%016x.seg       segments; TIER is DIR itself where there is no TIERS
 #pragma once
 
 #include <string>
@@ -14,42 +16,59 @@
 #include "format/journal.h"
 #include "io/append_file.h"
 #include "io/file.h"
+#include "store/tier.h"
 
 namespace vmshadow::store {
 
 class StoreDirectory {
  public:
-  /// Opens an existing store. Errc::not_found, Errc::version (made by a newer program),
-  /// Errc::corrupt, Errc::permission, Errc::invalid_argument (no directory, or not a store).
+  /// Opens an existing store. Errc::not_found (also for a tier that is not there: a disk that is not
+  /// mounted, say), Errc::version (another version's), Errc::corrupt, Errc::permission,
+  /// Errc::invalid_argument (no directory, or not a store).
   [[nodiscard]] static Result<StoreDirectory> open(const std::string& path);
-  /// Makes `path` a store if it is empty or does not exist (its parent must). Call with the lock
+  /// Makes `path` a store if it is empty or does not exist (its parent must). `tiers`, unless empty,
+  /// become the store's from now on; one that is left out must hold no segment. Call with the lock
   /// held.
-  [[nodiscard]] static Result<StoreDirectory> open_or_create(const std::string& path,
-                                                             io::FileSystem& files);
+  [[nodiscard]] static Result<StoreDirectory> open_or_create(
+      const std::string& path, io::FileSystem& files, const std::vector<TierDirectory>& tiers = {});
   /// Makes the directory if needed and takes its lock. Errc::in_use names the other process.
   [[nodiscard]] static Result<io::FileLock> lock(const std::string& path);
 
   [[nodiscard]] const std::string& path() const { return path_; }
   [[nodiscard]] const format::StoreId& id() const { return id_; }
-  [[nodiscard]] std::string segments_path() const { return path_ + "/segments"; }
-  [[nodiscard]] std::string segment_path(SegmentId segment) const;
+  /// At least one.
+  [[nodiscard]] const std::vector<TierDirectory>& tiers() const { return tiers_; }
+  [[nodiscard]] std::string segments_path(TierIndex tier) const;
+  [[nodiscard]] std::string segment_path(TierIndex tier, SegmentId segment) const;
 
-  struct Listing {
-    std::vector<SegmentId> segments;   ///< rising
-    std::vector<std::string> foreign;  ///< names that are no segment's
+  struct SegmentFile {
+    SegmentId id;
+    TierIndex tier{};
   };
+  struct Listing {
+    std::vector<SegmentFile> segments;  ///< by number
+    std::vector<std::string> foreign;   ///< paths that are no segment's
+  };
+  /// Errc::corrupt if two tiers hold the same segment.
   [[nodiscard]] Result<Listing> list() const;
 
  private:
-  StoreDirectory(std::string path, format::StoreId id) : path_(std::move(path)), id_(id) {}
+  StoreDirectory(std::string path, format::StoreId id, std::vector<TierDirectory> tiers)
+      : path_(std::move(path)), id_(id), tiers_(std::move(tiers)) {}
+  [[nodiscard]] static Result<StoreDirectory> open_with(const std::string& path,
+                                                        std::vector<TierDirectory> tiers);
   std::string path_;
   format::StoreId id_;
+  std::vector<TierDirectory> tiers_;
 };
 
 /// The identity file's text, and back. Pure.
 [[nodiscard]] std::string encode_identity(const format::StoreId& id);
-/// Errc::corrupt, or Errc::version for a newer store.
+/// Errc::corrupt, or Errc::version for another version's store.
 [[nodiscard]] Result<format::StoreId> decode_identity(const std::string& text);
 [[nodiscard]] std::string store_id_text(const format::StoreId& id);
+/// The TIERS file's text (kinds and paths; capacities are options), and back. Pure.
+[[nodiscard]] std::string encode_tiers(const std::vector<TierDirectory>& tiers);
+[[nodiscard]] Result<std::vector<TierDirectory>> decode_tiers(const std::string& text);
 
 }  // namespace vmshadow::store

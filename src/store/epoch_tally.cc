@@ -19,7 +19,7 @@ void EpochTally::count(const format::RecordPrefix& prefix) {
   record_bytes_ += format::kRecordPrefixBytes + prefix.body_bytes;
 }
 
-Result<PlaceList> EpochTally::add(const format::RecordPrefix& prefix, ByteSpan body) {
+Result<PlaceList> EpochTally::add(const format::RecordPrefix& prefix, ByteSpan front) {
   const std::uint32_t sequence = prefix.head.sequence;
   if (sequence != next_sequence_) {
     return fail(Errc::protocol, fmt::format("record {} of the epoch comes where record {} belongs",
@@ -33,18 +33,20 @@ Result<PlaceList> EpochTally::add(const format::RecordPrefix& prefix, ByteSpan b
                                                 "first of a full epoch may be one",
                                                 sequence));
       }
-      VMSHADOW_TRY(add_machine(body));
+      VMSHADOW_TRY(add_machine(front));
+      list = PlaceList::machine;
       break;
     case RecordType::page_group:
-      VMSHADOW_TRY(add_group(sequence, body));
+      VMSHADOW_TRY(add_group(sequence, front));
       list = PlaceList::group;
       break;
     case RecordType::zero_pages:
-      VMSHADOW_TRY(add_zero_pages(sequence, body));
+      VMSHADOW_TRY(add_zero_pages(sequence, front));
+      list = PlaceList::zeros;
       break;
     case RecordType::device_state:
-      device_bytes_ += body.size();
-      if (body.empty() || device_bytes_ > kDeviceStateBytesMax) {
+      device_bytes_ += prefix.body_bytes;
+      if (prefix.body_bytes == 0 || device_bytes_ > kDeviceStateBytesMax) {
         return fail(Errc::corrupt,
                     fmt::format("device state is empty or over {} bytes", kDeviceStateBytesMax));
       }
@@ -73,8 +75,8 @@ Status EpochTally::add_machine(ByteSpan body) {
   return {};
 }
 
-Status EpochTally::add_group(std::uint32_t sequence, ByteSpan body) {
-  VMSHADOW_ASSIGN(const format::PageGroup group, format::decode_page_group(body));
+Status EpochTally::add_group(std::uint32_t sequence, ByteSpan front) {
+  VMSHADOW_ASSIGN(const format::PageGroup group, format::decode_page_group_keys(front));
   for (std::size_t i = 0; i < group.page_count; ++i) VMSHADOW_TRY(check_inside(group.keys[i], 1));
   pages_.add_group(groups_++, sequence, group);
   stored_pages_ += group.page_count;
@@ -117,6 +119,7 @@ Status EpochTally::check(const format::RecordPrefix& end,
   if (summary.record_count != next_sequence_) {
     return differ("the record count", next_sequence_, summary.record_count);
   }
+  if (partial_) return {};
   if (summary.chain != chain_) {
     return differ("the chain", fmt::format("{:016x}", chain_),
                   fmt::format("{:016x}", summary.chain));

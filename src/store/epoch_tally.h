@@ -19,7 +19,7 @@ namespace vmshadow::store {
 using MachinePtr = std::shared_ptr<const MachineDescription>;
 
 /// Where records of one type go in an epoch's lists.
-enum class PlaceList { none, group, device };
+enum class PlaceList { none, group, zeros, device, machine };
 
 class EpochTally {
  public:
@@ -27,9 +27,11 @@ class EpochTally {
   /// lie inside its layout. A full epoch brings its own.
   explicit EpochTally(MachinePtr machine) : machine_(std::move(machine)) {}
 
-  /// Takes the next record, whose checksums hold. Errc::protocol for a record out of order or of a
-  /// wrong type, Errc::corrupt for a malformed body. The tally is of no use after an error.
-  [[nodiscard]] Result<PlaceList> add(const format::RecordPrefix& prefix, ByteSpan body);
+  /// Takes the next record, whose checksums hold, or that a whole skeleton repeats: `front` is at
+  /// least what format::skeleton_meta_bytes() says of its body. Errc::protocol for a record out of
+  /// order or of a wrong type, Errc::corrupt for a malformed body. The tally is of no use after an
+  /// error.
+  [[nodiscard]] Result<PlaceList> add(const format::RecordPrefix& prefix, ByteSpan front);
   /// Counts a record whose body is lost but whose prefix is known.
   void add_damaged(const format::RecordPrefix& prefix);
   /// Compares with what the sender says it sent. Errc::protocol names what differs.
@@ -39,6 +41,12 @@ class EpochTally {
   [[nodiscard]] std::uint32_t next_sequence() const { return next_sequence_; }
   /// Carries on behind lost records: the chain will not match.
   void skip_to(std::uint32_t sequence) { next_sequence_ = sequence; }
+  /// The records before `sequence` were archived: what is left cannot be held to counts and chain.
+  void start_partial(std::uint32_t sequence) {
+    next_sequence_ = sequence;
+    partial_ = true;
+  }
+  [[nodiscard]] bool partial() const { return partial_; }
   [[nodiscard]] std::uint64_t chain() const { return chain_; }
   [[nodiscard]] bool full() const { return full_; }
   [[nodiscard]] std::uint64_t record_bytes() const { return record_bytes_; }
@@ -50,7 +58,7 @@ class EpochTally {
  private:
   void count(const format::RecordPrefix& prefix);
   Status add_machine(ByteSpan body);
-  Status add_group(std::uint32_t sequence, ByteSpan body);
+  Status add_group(std::uint32_t sequence, ByteSpan front);
   Status add_zero_pages(std::uint32_t sequence, ByteSpan body);
   [[nodiscard]] Status check_inside(format::PageKey first, std::uint64_t count) const;
 
@@ -59,6 +67,7 @@ class EpochTally {
   std::uint32_t next_sequence_ = 0;
   std::uint32_t groups_ = 0;
   bool full_ = false;
+  bool partial_ = false;
   std::uint64_t chain_ = 0;
   std::uint64_t record_bytes_ = 0;
   std::uint64_t stored_pages_ = 0;

@@ -1,0 +1,84 @@
+#include "store/segment_catalog.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+
+#include "base/assert.h"
+#include "store/damage.h"
+
+namespace vmshadow::store {
+
+SegmentId SegmentCatalog::allocate() {
+  const std::lock_guard lock(mutex_);
+  newest_ = newest_.next();
+  return newest_;
+}
+
+void SegmentCatalog::reserve(SegmentId id) {
+  const std::lock_guard lock(mutex_);
+  newest_ = std::max(newest_, id);
+}
+
+void SegmentCatalog::add(SegmentId id, const SegmentFacts& facts) {
+  const std::lock_guard lock(mutex_);
+  newest_ = std::max(newest_, id);
+  segments_[id] = facts;
+}
+
+void SegmentCatalog::set_bytes(SegmentId id, std::uint64_t bytes, bool sealed) {
+  const std::lock_guard lock(mutex_);
+  const auto found = segments_.find(id);
+  VMSHADOW_ASSERT(found != segments_.end());
+  found->second.bytes = bytes;
+  found->second.sealed = sealed;
+}
+
+void SegmentCatalog::remove(SegmentId id) {
+  const std::lock_guard lock(mutex_);
+  segments_.erase(id);
+}
+
+std::optional<SegmentFacts> SegmentCatalog::find(SegmentId id) const {
+  const std::lock_guard lock(mutex_);
+  const auto found = segments_.find(id);
+  if (found == segments_.end()) return std::nullopt;
+  return found->second;
+}
+
+std::map<SegmentId, SegmentFacts> SegmentCatalog::all() const {
+  const std::lock_guard lock(mutex_);
+  return segments_;
+}
+
+std::vector<format::SegmentEntry> SegmentCatalog::entries() const {
+  const std::lock_guard lock(mutex_);
+  std::vector<format::SegmentEntry> entries;
+  entries.reserve(segments_.size());
+  for (const auto& [id, facts] : segments_) {
+    entries.push_back({id, facts.sealed ? facts.bytes : 0, facts.kind});
+  }
+  return entries;
+}
+
+std::uint64_t SegmentCatalog::tier_bytes(TierIndex tier) const {
+  const std::lock_guard lock(mutex_);
+  std::uint64_t bytes = 0;
+  for (const auto& [id, facts] : segments_) {
+    if (facts.tier == tier) bytes += facts.bytes;
+  }
+  return bytes;
+}
+
+Result<std::string> SegmentCatalog::path(SegmentId id) const {
+  const std::lock_guard lock(mutex_);
+  const auto found = segments_.find(id);
+  if (found == segments_.end()) {
+    return fail(Errc::not_found,
+                fmt::format("the store '{}' has no segment {} any more", directory_.path(),
+                            segment_file_name(id)));
+  }
+  return directory_.segment_path(found->second.tier, id);
+}
+
+}  // namespace vmshadow::store

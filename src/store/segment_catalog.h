@@ -1,0 +1,57 @@
+// Which segments a store has, where their files are, and the next one's number. Safe from several
+// threads.
+#pragma once
+
+#include <map>
+#include <mutex>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include <vmshadow/result.h>
+#include <vmshadow/types.h>
+
+#include "format/journal.h"
+#include "format/store_state.h"
+#include "store/directory.h"
+#include "store/tier.h"
+
+namespace vmshadow::store {
+
+struct SegmentFacts {
+  format::SegmentKind kind{};
+  TierIndex tier{};
+  std::uint64_t bytes{};  ///< of its file; what is known of it while it is written
+  bool sealed{};
+};
+
+class SegmentCatalog {
+ public:
+  explicit SegmentCatalog(StoreDirectory directory) : directory_(std::move(directory)) {}
+
+  [[nodiscard]] const StoreDirectory& directory() const { return directory_; }
+  /// A number that no segment has had before.
+  [[nodiscard]] SegmentId allocate();
+  /// Numbers up to `id` are taken.
+  void reserve(SegmentId id);
+
+  void add(SegmentId id, const SegmentFacts& facts);
+  void set_bytes(SegmentId id, std::uint64_t bytes, bool sealed);
+  void remove(SegmentId id);
+
+  [[nodiscard]] std::optional<SegmentFacts> find(SegmentId id) const;
+  [[nodiscard]] std::map<SegmentId, SegmentFacts> all() const;
+  /// As segment_list records have them, by number.
+  [[nodiscard]] std::vector<format::SegmentEntry> entries() const;
+  [[nodiscard]] std::uint64_t tier_bytes(TierIndex tier) const;
+  /// The path of a segment's file; Errc::not_found if the store has no such segment (any more).
+  [[nodiscard]] Result<std::string> path(SegmentId id) const;
+
+ private:
+  const StoreDirectory directory_;
+  mutable std::mutex mutex_;
+  std::map<SegmentId, SegmentFacts> segments_;
+  SegmentId newest_{0};
+};
+
+}  // namespace vmshadow::store
