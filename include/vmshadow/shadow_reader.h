@@ -24,6 +24,8 @@ struct EpochInfo {
   std::uint64_t raw_bytes{};     ///< what those pages weigh uncompressed
   std::uint64_t stored_bytes{};  ///< what the epoch takes in the journal
   std::uint64_t device_bytes{};
+  bool pinned{};     ///< kept whatever the retention policy says
+  std::string tier;  ///< where most of it lies ("ssd", "hdd"); empty: the store has no tiers
 };
 
 struct VmInfo {
@@ -31,6 +33,7 @@ struct VmInfo {
   VmId id;
   Generation generation;          ///< newest granted
   std::vector<EpochInfo> epochs;  ///< committed, rising
+  std::string retention;          ///< its policy as text; empty: the store names none
 };
 
 /// One committed epoch, whole. Reads are safe from several threads.

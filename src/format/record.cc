@@ -71,6 +71,21 @@ std::uint64_t append_record(std::vector<std::byte>& out, const RecordHead& head,
   return finish_record(out, start, head);
 }
 
+RecordPrefixBytes prefix_bytes(const RecordPrefix& decoded) {
+  RecordPrefixBytes prefix;
+  prefix.magic = kRecordMagic;
+  prefix.version = kRecordVersion;
+  prefix.type = static_cast<std::uint16_t>(decoded.head.type);
+  prefix.body_bytes = decoded.body_bytes;
+  prefix.sequence = decoded.head.sequence;
+  prefix.vm = decoded.head.vm.bytes;
+  prefix.generation = decoded.head.generation.value;
+  prefix.epoch = decoded.head.epoch.value;
+  prefix.body_checksum = decoded.body_checksum;
+  prefix.prefix_checksum = decoded.prefix_checksum;
+  return prefix;
+}
+
 Result<RecordPrefix> decode_prefix(ByteSpan bytes) {
   VMSHADOW_ASSERT(bytes.size() >= kRecordPrefixBytes);
   RecordPrefixBytes raw;

@@ -106,6 +106,8 @@ std::uint64_t finish_record(std::vector<std::byte>& out, std::size_t start, cons
 /// Appends a whole record.
 std::uint64_t append_record(std::vector<std::byte>& out, const RecordHead& head, ByteSpan body);
 
+/// A decoded prefix as bytes again, checksums included.
+[[nodiscard]] RecordPrefixBytes prefix_bytes(const RecordPrefix& prefix);
 /// Decodes and checks a prefix: magic, checksum, version, known type, body length bound. `bytes`
 /// holds at least kRecordPrefixBytes. Errc::corrupt, or Errc::version for a newer version.
 [[nodiscard]] Result<RecordPrefix> decode_prefix(ByteSpan bytes);

@@ -31,11 +31,18 @@ void SkeletonWriter::add(std::uint64_t offset, ByteSpan record) {
   VMSHADOW_ASSERT(record.size() >= kRecordPrefixBytes && alignment_gap(offset) == 0);
   RecordPrefixBytes prefix;
   std::memcpy(&prefix, record.data(), sizeof prefix);
+  add(offset, prefix, record.subspan(kRecordPrefixBytes));
+}
+
+void SkeletonWriter::add(std::uint64_t offset, const RecordPrefix& decoded, ByteSpan body) {
+  add(offset, prefix_bytes(decoded), body);
+}
+
+void SkeletonWriter::add(std::uint64_t offset, const RecordPrefixBytes& prefix, ByteSpan body) {
   const auto type = static_cast<RecordType>(prefix.type.get());
-  if (type == RecordType::pad) return;
-  const ByteSpan body = record.subspan(kRecordPrefixBytes);
+  if (type == RecordType::pad || type == RecordType::skeleton || type == RecordType::seal) return;
   const ByteSpan meta = body.first(skeleton_meta_bytes(type, body));
-  const bool repeated = meta.size() <= kMetaBytesMax;
+  const bool repeated = meta.size() <= kMetaBytesMax && body.size() == prefix.body_bytes.get();
   const std::size_t bytes = sizeof(SkeletonEntryBytes) + (repeated ? meta.size() : 0);
   if (bodies_.empty() || bodies_.back().size() + bytes > kSkeletonBodyBytes) {
     bodies_.emplace_back();

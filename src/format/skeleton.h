@@ -51,12 +51,15 @@ class SkeletonWriter {
  public:
   /// `record` is a whole record at `offset` of the segment, of any type.
   void add(std::uint64_t offset, ByteSpan record);
+  /// The same of a decoded one. A body that is shorter than the prefix says stays in the record.
+  void add(std::uint64_t offset, const RecordPrefix& prefix, ByteSpan body);
   /// The bodies of the skeleton records so far; leaves the writer empty.
   [[nodiscard]] std::vector<std::vector<std::byte>> take();
   [[nodiscard]] std::uint64_t record_count() const { return records_; }
   [[nodiscard]] std::size_t memory_bytes() const;
 
  private:
+  void add(std::uint64_t offset, const RecordPrefixBytes& prefix, ByteSpan body);
   std::vector<std::vector<std::byte>> bodies_;
   std::uint64_t records_ = 0;
 };

@@ -139,6 +139,7 @@ void append_body(std::vector<std::byte>& out, const SegmentList& list) {
   VMSHADOW_ASSERT(list.segments.size() <= kSegmentEntriesMax);
   SegmentListBytes bytes{};
   bytes.count = static_cast<std::uint32_t>(list.segments.size());
+  bytes.vm_count = list.vm_count;
   append_struct(out, bytes);
   append_entries(out, list.segments);
 }
@@ -147,10 +148,10 @@ Result<SegmentList> decode_segment_list(ByteSpan body) {
   BodyReader reader(body);
   SegmentListBytes bytes;
   SegmentList list;
-  if (!reader.read(bytes) || bytes.reserved.get() != 0 ||
-      !read_entries(reader, bytes.count.get(), list.segments) || !reader.empty()) {
+  if (!reader.read(bytes) || !read_entries(reader, bytes.count.get(), list.segments) || !reader.empty()) {
     return malformed("segment_list", "its entries are not segments in rising order");
   }
+  list.vm_count = bytes.vm_count.get();
   return list;
 }
 

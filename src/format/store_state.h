@@ -88,14 +88,15 @@ struct SegmentEntry {
 };
 inline constexpr std::size_t kSegmentEntriesMax = (kRecordBodyBytesMax - 64) / 24;
 
-/// segment_list: this, then the segments there are, rising, the list's own last. Durable with its
-/// segment's head.
+/// segment_list: this, then the segments there are, rising, the list's own last. The first record of
+/// a journal segment; behind it vm_count vm_states, all of it durable before anything else is written.
 struct SegmentListBytes {
   le32 count;
-  le32 reserved;
+  le32 vm_count;
 };
 struct SegmentList {
   std::vector<SegmentEntry> segments;
+  std::uint32_t vm_count{};
   bool operator==(const SegmentList&) const = default;
 };
 void append_body(std::vector<std::byte>& out, const SegmentList& list);

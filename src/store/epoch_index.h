@@ -1,57 +1,66 @@
-// One committed epoch as the index knows it: its numbers, where its records are, and what damage it
-// has. Immutable once it is in the JournalIndex.
+// One kept epoch as the index knows it: its numbers, where its records are, and what damage it has.
+// Immutable once it is in the JournalIndex; dropping or moving epochs makes new ones.
 #pragma once
 
 #include <cstdint>
 #include <memory>
 #include <optional>
+#include <span>
 #include <vector>
 
 #include <vmshadow/shadow_reader.h>
 #include <vmshadow/types.h>
 
 #include "format/epoch_records.h"
-#include "format/journal.h"
 #include "store/damage.h"
 #include "store/epoch_tally.h"
 #include "store/page_table.h"
+#include "store/record_place.h"
 
 namespace vmshadow::store {
 
-/// A record in the journal, in 12 bytes.
-struct RecordPlace {
-  std::uint32_t segment{};
-  std::uint32_t unit{};  ///< offset / kRecordAlignment
-  std::uint32_t body_bytes{};
-
-  [[nodiscard]] static RecordPlace at(format::JournalPosition position, std::uint32_t body_bytes) {
-    return {static_cast<std::uint32_t>(position.segment.value),
-            static_cast<std::uint32_t>(position.offset.value / format::kRecordAlignment),
-            body_bytes};
-  }
-  [[nodiscard]] format::JournalPosition position() const {
-    return {SegmentId{segment}, SegmentOffset{std::uint64_t{unit} * format::kRecordAlignment}};
-  }
-};
-/// RecordPlace::unit must hold every offset.
-inline constexpr std::uint64_t kSegmentBytesMax = std::uint64_t{16} << 30;
-
+/// Where an epoch's records are; after a merge, also those that came from the epochs before it.
 struct EpochPlaces {
   std::vector<RecordPlace> groups;  ///< PageSlot::group indexes these
+  std::vector<RecordPlace> zeros;   ///< zero_pages; together they say at least the table's runs
   std::vector<RecordPlace> device;
+  std::optional<RecordPlace> machine;  ///< where it has one: a full epoch
+  SegmentId home;  ///< the segment of its epoch_end and commit, or of its archived_epoch
+
+  /// Files a record of the epoch where EpochTally::add() says; of a page_group `front` is read.
+  void add(PlaceList list, format::JournalPosition at, const format::RecordPrefix& prefix,
+           ByteSpan front);
+};
+
+/// What an epoch needs of one segment.
+struct SegmentUse {
+  SegmentId segment;
+  std::uint64_t live_bytes{};  ///< of a group only partly needed, its share
 };
 
 struct EpochIndex {
   EpochInfo info;
+  /// The epoch that it adds to; nullopt: none, it holds every page by itself (info.full).
+  std::optional<Epoch> previous;
   MachinePtr machine;  ///< of the full epoch it builds on, or its own; null if that is damaged
   PageTable pages;
   EpochPlaces places;
+  std::vector<SegmentUse> uses;  ///< by segment
   /// Costs this epoch alone: its device state, its epoch_end, its commit.
   std::optional<Damage> own_damage;
   /// Costs this epoch and those that build on it: its pages, its machine.
   std::optional<Damage> base_damage;
 };
 using EpochIndexPtr = std::shared_ptr<const EpochIndex>;
+
+/// Works out `uses`, once the table and the places are final.
+void set_uses(EpochIndex& epoch);
+[[nodiscard]] bool uses_segment(const EpochIndex& epoch, SegmentId segment);
+
+/// `kept` once the epochs before it, of its generation, are dropped: the newest state of each page,
+/// as of `kept`. What no page needs any more is left out of the places.
+[[nodiscard]] std::shared_ptr<EpochIndex> merge_dropped(
+    std::span<const EpochIndexPtr> dropped_rising, const EpochIndex& kept);
 
 /// What is known of an epoch once all its records were taken. `summary` is null if lost.
 [[nodiscard]] EpochInfo make_epoch_info(Epoch epoch, Generation generation, const EpochTally& tally,

@@ -38,27 +38,32 @@ Damage IndexBuilder::blame(const VmId& id, const Vm& vm, Epoch epoch, JournalPos
   return *found;
 }
 
-void IndexBuilder::add(JournalPosition at, const format::RecordPrefix& prefix, ByteSpan body) {
-  const VmId& id = prefix.head.vm;
+void IndexBuilder::begin_segment(SegmentId segment) {
+  if (!first_segment_) first_segment_ = segment;
+  segment_before_ = segment_;
+  segment_ = segment;
+  expected_[segment] = {segment, 0, format::SegmentKind::journal};
+}
+
+bool IndexBuilder::front_may_be_archived() const {
+  // Segment 1 is the first there ever is; behind unknown damage nothing can be said.
+  return first_segment_ && first_segment_->value > 1 && unknown_bytes_ == 0;
+}
+
+void IndexBuilder::add(JournalPosition at, const format::RecordPrefix& prefix, ByteSpan front) {
   switch (prefix.head.type) {
     case RecordType::pad:
+    case RecordType::skeleton:
+    case RecordType::seal:
       return;
-    case RecordType::grant: {
-      const auto grant = format::decode_grant(body);
-      if (!grant) {
-        note(at, 0, grant.error().message);
-        return;
-      }
-      if (vm_id(grant->vm_name) != id) {
-        note(at, 0, fmt::format("a grant to '{}' has another VM's id", grant->vm_name));
-        return;
-      }
-      index_.add_grant(id, grant->vm_name, prefix.head.generation);
-      settle_uncommitted(id, vms_[id], at);
+    case RecordType::grant:
+    case RecordType::vm_state:
+    case RecordType::segment_list:
+    case RecordType::replace:
+      add_own(at, prefix, front);
       return;
-    }
     case RecordType::commit: {
-      const auto commit = format::decode_commit(body);
+      const auto commit = format::decode_commit(front);
       if (!commit) {
         add_damaged_body(note(at, 0, commit.error().message), prefix);
       } else {
@@ -67,13 +72,71 @@ void IndexBuilder::add(JournalPosition at, const format::RecordPrefix& prefix, B
       break;
     }
     case RecordType::epoch_end:
-      add_end(at, prefix, body);
+      add_end(at, prefix, front);
       break;
     default:
-      add_epoch_record(at, prefix, body);
+      add_epoch_record(at, prefix, front);
       break;
   }
-  vms_[id].mark = damage_.size();
+  Vm& vm = vms_[prefix.head.vm];
+  vm.mark = damage_.size();
+  vm.seen = true;
+}
+
+/// What the journal says of itself.
+void IndexBuilder::add_own(JournalPosition at, const format::RecordPrefix& prefix, ByteSpan body) {
+  const VmId& id = prefix.head.vm;
+  Status sound;
+  if (prefix.head.type == RecordType::grant) {
+    const auto grant = format::decode_grant(body);
+    if (grant && vm_id(grant->vm_name) == id) {
+      index_.add_grant(id, grant->vm_name, prefix.head.generation);
+      settle_uncommitted(id, vms_[id], at);
+    } else {
+      sound = fail(grant ? Error{Errc::corrupt, fmt::format("a grant to '{}' has another VM's id",
+                                                            grant->vm_name)}
+                         : grant.error());
+    }
+  } else if (prefix.head.type == RecordType::vm_state) {
+    auto state = format::decode_vm_state(body);
+    if (state && vm_id(state->vm_name) == id) {
+      index_.add_grant(id, state->vm_name, prefix.head.generation);
+      assembler_.add_state(id, prefix.head.generation, *std::move(state));
+    } else {
+      sound = fail(state ? Error{Errc::corrupt, fmt::format("a vm_state of '{}' has another VM's id",
+                                                            state->vm_name)}
+                         : state.error());
+    }
+  } else if (prefix.head.type == RecordType::segment_list) {
+    const auto list = format::decode_segment_list(body);
+    if (list) {
+      add_segment_list(*list);
+    } else {
+      sound = fail(list.error());
+    }
+  } else {
+    const auto replace = format::decode_replace(body);
+    if (replace) {
+      for (const SegmentId removed : replace->removed) expected_.erase(removed);
+      for (const format::SegmentEntry& added : replace->added) expected_[added.segment] = added;
+    } else {
+      sound = fail(replace.error());
+    }
+  }
+  if (!sound) note(at, 0, sound.error().message);
+}
+
+void IndexBuilder::add_segment_list(const format::SegmentList& list) {
+  expected_.clear();
+  for (const format::SegmentEntry& entry : list.segments) {
+    expected_[entry.segment] = entry;
+    // Journal segments leave from the front: between two that are there, all that existed when the
+    // second was begun must be there.
+    if (entry.kind == format::SegmentKind::journal && entry.segment > segment_before_ &&
+        entry.segment < segment_ && segment_before_.value > 0) {
+      add_missing_segment(entry.segment, entry.bytes);
+    }
+  }
 }
 
 IndexBuilder::OpenEpoch& IndexBuilder::open_for(const VmId& id, Vm& vm, JournalPosition at,
@@ -86,7 +149,9 @@ IndexBuilder::OpenEpoch& IndexBuilder::open_for(const VmId& id, Vm& vm, JournalP
     vm.open.emplace(head.generation, head.epoch, same_machine ? vm.machine : nullptr);
   }
   OpenEpoch& open = *vm.open;
-  if (head.sequence > open.tally.next_sequence()) {
+  if (head.sequence > 0 && !vm.seen && front_may_be_archived()) {
+    open.tally.start_partial(head.sequence);
+  } else if (head.sequence > open.tally.next_sequence()) {
     open.base_damage =
         blame(id, vm, head.epoch, at,
               fmt::format("records {} to {} of the epoch are missing before this one",
@@ -97,20 +162,19 @@ IndexBuilder::OpenEpoch& IndexBuilder::open_for(const VmId& id, Vm& vm, JournalP
 }
 
 void IndexBuilder::add_epoch_record(JournalPosition at, const format::RecordPrefix& prefix,
-                                    ByteSpan body) {
+                                    ByteSpan front) {
   OpenEpoch& open = open_for(prefix.head.vm, vms_[prefix.head.vm], at, prefix.head);
-  const auto list = open.tally.add(prefix, body);
+  const auto list = open.tally.add(prefix, front);
   if (!list) {
-    Damage& damage = note(at, format::kRecordPrefixBytes + body.size(), list.error().message);
+    Damage& damage =
+        note(at, format::kRecordPrefixBytes + prefix.body_bytes, list.error().message);
     damage.vm_name = index_.name_of(prefix.head.vm);
     damage.epoch = prefix.head.epoch;
     open.base_damage = damage;
     open.tally.add_damaged(prefix);
     return;
   }
-  const RecordPlace place = RecordPlace::at(at, prefix.body_bytes);
-  if (*list == PlaceList::group) open.places.groups.push_back(place);
-  if (*list == PlaceList::device) open.places.device.push_back(place);
+  open.places.add(*list, at, prefix, front);
 }
 
 void IndexBuilder::add_end(JournalPosition at, const format::RecordPrefix& prefix, ByteSpan body) {
@@ -149,7 +213,7 @@ void IndexBuilder::add_commit(JournalPosition at, const format::RecordPrefix& pr
     open.own_damage =
         blame(id, vm, prefix.head.epoch, at, "the epoch_end is missing before the commit");
   }
-  if (open.tally.chain() != commit.chain && !open.base_damage) {
+  if (!open.tally.partial() && open.tally.chain() != commit.chain && !open.base_damage) {
     open.base_damage =
         blame(id, vm, prefix.head.epoch, at, "the commit is not that of the records before it");
   }
@@ -163,32 +227,32 @@ void IndexBuilder::commit_open(const VmId& id, Vm& vm, JournalPosition at,
   auto epoch = std::make_shared<EpochIndex>();
   epoch->info = make_epoch_info(open.epoch, open.generation, open.tally,
                                 open.end ? &*open.end : nullptr, committed_wall);
-  const std::optional<Epoch> last = index_.last_epoch(id);
-  if (last && open.epoch <= *last) {
+  if (vm.last && open.epoch <= *vm.last) {
     Damage& damage = note(at, 0,
                           fmt::format("epoch {} follows epoch {}, but the numbers rise",
-                                      open.epoch.value, last->value));
+                                      open.epoch.value, vm.last->value));
     damage.vm_name = index_.name_of(id);
     damage.epoch = open.epoch;
     return;
   }
-  for (std::uint64_t lost = last ? last->value + 1 : open.epoch.value;
+  for (std::uint64_t lost = vm.last ? vm.last->value + 1 : open.epoch.value;
        lost < open.epoch.value && open.epoch.value - lost <= kLostEpochsNamedMax; ++lost) {
     index_.add_lost(id, Epoch{lost},
                     blame(id, vm, Epoch{lost}, at,
                           fmt::format("epoch {} is missing before this commit", lost)));
   }
+  vm.last = open.epoch;
   epoch->machine = open.tally.machine();
   epoch->pages = open.tally.take_pages();
   epoch->places = std::move(open.places);
+  epoch->places.home = at.segment;
   epoch->own_damage = std::move(open.own_damage);
   epoch->base_damage = std::move(open.base_damage);
   if (epoch->info.full) {
     vm.machine = epoch->machine;
     vm.machine_generation = open.generation;
   }
-  vm.last = epoch;
-  index_.add_epoch(id, std::move(epoch));
+  assembler_.add_committed(id, std::move(epoch));
 }
 
 void IndexBuilder::settle_uncommitted(const VmId& id, Vm& vm, JournalPosition at) {
@@ -218,15 +282,25 @@ void IndexBuilder::add_bad(SegmentId segment, const BadRegion& region) {
   }
   damage.vm_name = index_.name_of(region.prefix->head.vm);
   const RecordType type = region.prefix->head.type;
-  if (type == RecordType::grant || type == RecordType::pad) {
-    if (type == RecordType::grant) {
+  switch (type) {
+    case RecordType::grant:
+    case RecordType::vm_state:
       index_.add_grant(region.prefix->head.vm, "", region.prefix->head.generation);
-    }
-    return;
+      return;
+    case RecordType::pad:
+    case RecordType::segment_list:
+    case RecordType::replace:
+    case RecordType::skeleton:
+    case RecordType::seal:
+      damage.vm_name.clear();
+      return;
+    default:
+      break;
   }
   damage.epoch = region.prefix->head.epoch;
   add_damaged_body(damage, *region.prefix);
   vms_[region.prefix->head.vm].mark = damage_.size();
+  vms_[region.prefix->head.vm].seen = true;
 }
 
 /// Damage to a body alone: the prefix still says whose it is, where it belongs, and its link of the
@@ -265,9 +339,8 @@ void IndexBuilder::add_missing_segment(SegmentId segment, std::uint64_t bytes_gu
   unknown_bytes_ += bytes_guess;
 }
 
-std::vector<Damage> IndexBuilder::finish() {
+void IndexBuilder::finish() {
   for (auto& [id, vm] : vms_) settle_uncommitted(id, vm, {});
-  return std::move(damage_);
 }
 
 }  // namespace vmshadow::store

@@ -9,22 +9,6 @@
 
 namespace vmshadow::store {
 
-EpochInfo make_epoch_info(Epoch epoch, Generation generation, const EpochTally& tally,
-                          const format::EpochSummary* summary, WallTime committed_wall) {
-  EpochInfo info;
-  info.epoch = epoch;
-  info.generation = generation;
-  info.full = tally.full() || (summary != nullptr && summary->full);
-  if (summary != nullptr) info.cut_wall = summary->cut_wall;
-  info.committed_wall = committed_wall;
-  info.pages = tally.stored_pages();
-  info.raw_bytes = tally.stored_pages() * kPageBytes;
-  info.stored_bytes = tally.record_bytes() + 2 * format::kRecordPrefixBytes +
-                      sizeof(format::EpochEndBytes) + sizeof(format::CommitBytes);
-  info.device_bytes = tally.device_bytes();
-  return info;
-}
-
 void JournalIndex::add_grant(const VmId& id, const std::string& name, Generation generation) {
   const std::unique_lock lock(mutex_);
   Vm& vm = vms_[id];
@@ -40,14 +24,36 @@ void JournalIndex::add_epoch(const VmId& id, EpochIndexPtr epoch) {
   vm.epochs.push_back(std::move(epoch));
 }
 
-void JournalIndex::add_lost(const VmId& id, Epoch epoch, const Damage& damage) {
+bool JournalIndex::add_lost(const VmId& id, Epoch epoch, const Damage& damage) {
   const std::unique_lock lock(mutex_);
-  vms_[id].lost.emplace(epoch, damage);
+  return vms_[id].lost.emplace(epoch, damage).second;
+}
+
+void JournalIndex::set_settings(const VmId& id, VmSettings settings) {
+  const std::unique_lock lock(mutex_);
+  vms_[id].settings = std::move(settings);
+}
+
+void JournalIndex::replace_epochs(const VmId& id, const std::map<Epoch, EpochIndexPtr>& changes) {
+  const std::unique_lock lock(mutex_);
+  Vm& vm = vms_[id];
+  std::size_t found = 0;
+  std::size_t kept = 0;
+  for (EpochIndexPtr& epoch : vm.epochs) {
+    const auto change = changes.find(epoch->info.epoch);
+    if (change != changes.end()) {
+      ++found;
+      epoch = change->second;
+    }
+    if (epoch != nullptr) vm.epochs[kept++] = std::move(epoch);
+  }
+  VMSHADOW_ASSERT(found == changes.size());
+  vm.epochs.resize(kept);
 }
 
 bool JournalIndex::builds_on(const EpochIndex& later, const EpochIndex& earlier) {
   return earlier.info.generation == later.info.generation &&
-         earlier.info.epoch.next() == later.info.epoch;
+         later.previous == earlier.info.epoch;
 }
 
 VmInfo JournalIndex::info_of(const VmId& id, const Vm& vm) {
@@ -55,11 +61,15 @@ VmInfo JournalIndex::info_of(const VmId& id, const Vm& vm) {
   info.name = vm.name.empty() ? id.hex() : vm.name;
   info.id = id;
   info.generation = vm.generation;
+  if (vm.settings.policy) info.retention = policy_text(*vm.settings.policy);
   const EpochIndex* before = nullptr;  // null: the next epoch has nothing good to build on
   for (const EpochIndexPtr& epoch : vm.epochs) {
     const bool based = epoch->info.full || (before != nullptr && builds_on(*epoch, *before));
     const bool whole = based && !epoch->base_damage;
-    if (whole && !epoch->own_damage) info.epochs.push_back(epoch->info);
+    if (whole && !epoch->own_damage) {
+      info.epochs.push_back(epoch->info);
+      info.epochs.back().pinned = vm.settings.pins.contains(epoch->info.epoch);
+    }
     before = whole ? epoch.get() : nullptr;
   }
   return info;
@@ -93,6 +103,43 @@ Generation JournalIndex::generation_of(const VmId& id) const {
   return found == vms_.end() ? Generation{} : found->second.generation;
 }
 
+VmSettings JournalIndex::settings_of(const VmId& id) const {
+  const std::shared_lock lock(mutex_);
+  const auto found = vms_.find(id);
+  return found == vms_.end() ? VmSettings{} : found->second.settings;
+}
+
+std::vector<VmId> JournalIndex::ids() const {
+  const std::shared_lock lock(mutex_);
+  std::vector<VmId> ids;
+  for (const auto& [id, vm] : vms_) ids.push_back(id);
+  return ids;
+}
+
+std::vector<EpochIndexPtr> JournalIndex::epochs(const VmId& id) const {
+  const std::shared_lock lock(mutex_);
+  const auto found = vms_.find(id);
+  return found == vms_.end() ? std::vector<EpochIndexPtr>{} : found->second.epochs;
+}
+
+JournalIndex::Totals JournalIndex::totals() const {
+  const std::shared_lock lock(mutex_);
+  Totals totals;
+  for (const auto& [id, vm] : vms_) {
+    for (const EpochIndexPtr& epoch : vm.epochs) {
+      ++totals.epochs;
+      totals.page_versions += epoch->pages.data_pages();
+      totals.memory_bytes += sizeof(EpochIndex) + epoch->pages.memory_bytes() +
+                             epoch->uses.capacity() * sizeof(SegmentUse);
+      for (const auto* list : {&epoch->places.groups, &epoch->places.zeros, &epoch->places.device}) {
+        totals.memory_bytes += list->capacity() * sizeof(RecordPlace);
+      }
+      for (const SegmentUse& use : epoch->uses) totals.live_bytes[use.segment] += use.live_bytes;
+    }
+  }
+  return totals;
+}
+
 std::optional<Epoch> JournalIndex::last_epoch(const VmId& id) const {
   const std::shared_lock lock(mutex_);
   const auto found = vms_.find(id);
@@ -116,6 +163,14 @@ Result<std::vector<EpochIndexPtr>> JournalIndex::chain(const std::string& vm_nam
   }
   auto at = std::find_if(vm.epochs.begin(), vm.epochs.end(),
                          [&](const EpochIndexPtr& e) { return e->info.epoch == epoch; });
+  if (at == vm.epochs.end() && !vm.epochs.empty() && epoch < vm.epochs.back()->info.epoch) {
+    const auto after = std::find_if(vm.epochs.begin(), vm.epochs.end(),
+                                    [&](const EpochIndexPtr& e) { return e->info.epoch > epoch; });
+    return fail(Errc::not_found,
+                fmt::format("VM '{}' does not keep epoch {} (any more): the next it keeps is {}; "
+                            "`shadow-replay list` shows them all",
+                            vm_name, epoch.value, (*after)->info.epoch.value));
+  }
   if (at == vm.epochs.end()) {
     const VmInfo info = info_of(found->first, vm);
     return fail(
@@ -137,7 +192,7 @@ Result<std::vector<EpochIndexPtr>> JournalIndex::chain(const std::string& vm_nam
     if ((*at)->base_damage) return refuse(*(*at)->base_damage);
     if ((*at)->info.full) break;
     if (at == vm.epochs.begin() || !builds_on(**at, **std::prev(at))) {
-      const Epoch missing{(*at)->info.epoch.value - 1};
+      const Epoch missing = (*at)->previous.value_or(Epoch{});
       if (const auto lost = vm.lost.find(missing); lost != vm.lost.end()) {
         return refuse(lost->second);
       }

@@ -1,12 +1,14 @@
-// All VMs and their committed epochs, in memory. Built by recovery's scan, extended at each commit.
+// All VMs and their kept epochs, in memory. Built when a store is opened, extended at each commit,
+// changed by thinning and by moving records.
 //
 // Safe from several threads: readers copy shared pointers to immutable EpochIndexes. Which epochs
-// can be restored is decided here: an epoch needs itself and the pages of every epoch back to the
-// full one it builds on, all of one generation, without a gap, and undamaged.
+// can be restored is decided here: an epoch needs itself and the pages of every kept epoch back to
+// the one that holds every page by itself, all of one generation and undamaged.
 #pragma once
 
 #include <map>
 #include <optional>
+#include <set>
 #include <shared_mutex>
 #include <string>
 #include <vector>
@@ -16,8 +18,17 @@
 #include <vmshadow/types.h>
 
 #include "store/epoch_index.h"
+#include "store/retention.h"
 
 namespace vmshadow::store {
+
+/// What is set for a VM.
+struct VmSettings {
+  std::uint64_t version{};                ///< of the vm_state that says so; 0: none yet
+  std::optional<RetentionPolicy> policy;  ///< nullopt: the store's
+  std::uint64_t quota_bytes{};            ///< 0: none
+  std::set<Epoch> pins;
+};
 
 class JournalIndex {
  public:
@@ -25,21 +36,36 @@ class JournalIndex {
   void add_grant(const VmId& vm, const std::string& name, Generation generation);
   /// The next committed epoch of a VM: its number is above all before.
   void add_epoch(const VmId& vm, EpochIndexPtr epoch);
-  /// An epoch that must have been committed, but of which nothing is left.
-  void add_lost(const VmId& vm, Epoch epoch, const Damage& damage);
+  /// An epoch that must have been committed, but of which nothing is left. False: known already.
+  bool add_lost(const VmId& vm, Epoch epoch, const Damage& damage);
+  void set_settings(const VmId& vm, VmSettings settings);
+  /// Puts other EpochIndexes in the place of some, or (null) takes them out. All must be there.
+  void replace_epochs(const VmId& vm, const std::map<Epoch, EpochIndexPtr>& changes);
 
   [[nodiscard]] std::vector<VmInfo> vms() const;
   [[nodiscard]] std::optional<VmInfo> vm(const VmId& id) const;
   /// The VM's name, or its id in hex if that is all that is known.
   [[nodiscard]] std::string name_of(const VmId& id) const;
   [[nodiscard]] Generation generation_of(const VmId& id) const;
+  [[nodiscard]] VmSettings settings_of(const VmId& id) const;
+  [[nodiscard]] std::vector<VmId> ids() const;
   /// The newest epoch, damaged or lost ones included.
   [[nodiscard]] std::optional<Epoch> last_epoch(const VmId& id) const;
+  /// All of a VM's kept epochs, damaged ones included, rising.
+  [[nodiscard]] std::vector<EpochIndexPtr> epochs(const VmId& id) const;
 
   /// The epochs that make up the image of `epoch`: the full one first, `epoch` last.
   /// Errc::not_found, or Errc::corrupt with the damage that is in the way.
   [[nodiscard]] Result<std::vector<EpochIndexPtr>> chain(const std::string& vm_name,
                                                          Epoch epoch) const;
+
+  struct Totals {
+    std::uint64_t epochs{};
+    std::uint64_t page_versions{};
+    std::uint64_t memory_bytes{};
+    std::map<SegmentId, std::uint64_t> live_bytes;
+  };
+  [[nodiscard]] Totals totals() const;
 
  private:
   struct Vm {
@@ -47,6 +73,7 @@ class JournalIndex {
     Generation generation;
     std::vector<EpochIndexPtr> epochs;
     std::map<Epoch, Damage> lost;
+    VmSettings settings;
   };
   [[nodiscard]] static VmInfo info_of(const VmId& id, const Vm& vm);
   [[nodiscard]] static bool builds_on(const EpochIndex& later, const EpochIndex& earlier);

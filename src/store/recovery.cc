@@ -3,8 +3,11 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <set>
 
+#include "format/store_state.h"
 #include "io/file.h"
+#include "store/segment_skeleton.h"
 
 namespace vmshadow::store {
 
@@ -14,22 +17,25 @@ using format::RecordType;
 namespace {
 
 constexpr std::uint64_t kProgressBytes = std::uint64_t{8} << 20;
-/// For each byte of a missing segment a grant record may be missing: its size is guessed high.
-constexpr std::uint64_t kMissingSegmentBytesGuess = std::uint64_t{1} << 32;
 constexpr std::uint64_t kMissingSegmentsNamedMax = 1024;
 
 /// The durable position that a record of the journal's own carries.
 std::optional<JournalPosition> durable_mark(const GoodRecord& record) {
+  const auto durable = [](const auto& decoded) -> std::optional<JournalPosition> {
+    if (!decoded) return std::nullopt;
+    return decoded->durable;
+  };
   switch (record.prefix.head.type) {
     case RecordType::commit:
-      if (const auto commit = format::decode_commit(record.body)) return commit->durable;
-      return std::nullopt;
+      return durable(format::decode_commit(record.body));
     case RecordType::grant:
-      if (const auto grant = format::decode_grant(record.body)) return grant->durable;
-      return std::nullopt;
+      return durable(format::decode_grant(record.body));
     case RecordType::pad:
-      if (const auto pad = format::decode_pad(record.body)) return pad->durable;
-      return std::nullopt;
+      return durable(format::decode_pad(record.body));
+    case RecordType::vm_state:
+      return durable(format::decode_vm_state(record.body));
+    case RecordType::replace:
+      return durable(format::decode_replace(record.body));
     default:
       return std::nullopt;
   }
@@ -62,12 +68,36 @@ LookAhead look_ahead(SegmentId segment, const ByteSource& source, std::uint64_t 
   }
 }
 
+/// Counts the records that a journal segment is begun with.
+class OpeningCounter {
+ public:
+  void add(const GoodRecord& record) {
+    if (complete_) return;
+    if (!list_) {
+      list_ = record.prefix.head.type == RecordType::segment_list;
+      if (const auto list = format::decode_segment_list(record.body); list_ && list) {
+        states_ = list->vm_count;
+      }
+    } else if (states_ > 0 && record.prefix.head.type == RecordType::vm_state) {
+      --states_;
+    }
+    complete_ = list_ && states_ == 0;
+  }
+  [[nodiscard]] bool complete() const { return complete_; }
+
+ private:
+  bool list_ = false;
+  bool complete_ = false;
+  std::uint32_t states_ = 0;
+};
+
 }  // namespace
 
 void recover_segment(SegmentId segment, const ByteSource& source, bool is_last,
                      const ScanHooks& hooks, Recovery& recovery, IndexBuilder& builder) {
   SegmentScanner scanner(source, format::kSegmentHeadBytes);
   std::optional<LookAhead> ahead;
+  OpeningCounter opening;
   std::uint64_t reported = 0;
   while (true) {
     const ScanItem item = scanner.next();
@@ -78,6 +108,8 @@ void recover_segment(SegmentId segment, const ByteSource& source, bool is_last,
     if (std::holds_alternative<EndOfSegment>(item)) break;
     if (const auto* record = std::get_if<GoodRecord>(&item)) {
       ++recovery.records;
+      opening.add(*record);
+      if (is_last) recovery.tail_skeleton.add(record->offset, record->prefix, record->body);
       if (hooks.check) {
         if (const auto sound = hooks.check(*record); !sound) {
           builder.add_bad(
@@ -95,6 +127,10 @@ void recover_segment(SegmentId segment, const ByteSource& source, bool is_last,
         ahead = look_ahead(segment, source, from, *recovery.index);
       }
       if (region.offset >= ahead->durable) {
+        if (!opening.complete() && ahead->durable == 0) {
+          recovery.torn_segment = segment;
+          return;
+        }
         recovery.torn_tail = TornTail{{segment, SegmentOffset{region.offset}},
                                       source.bytes() - region.offset,
                                       region.what,
@@ -102,8 +138,14 @@ void recover_segment(SegmentId segment, const ByteSource& source, bool is_last,
         recovery.tail = recovery.torn_tail->at;
         return;
       }
+      if (region.prefix) recovery.tail_skeleton.add(region.offset, *region.prefix, {});
     }
     builder.add_bad(segment, region);
+  }
+  if (!is_last) return;
+  if (!opening.complete()) {
+    recovery.torn_segment = segment;
+    return;
   }
   const std::uint64_t end = std::max<std::uint64_t>(scanner.offset(), format::kSegmentHeadBytes);
   recovery.tail = JournalPosition{segment, SegmentOffset{end}};
@@ -111,80 +153,329 @@ void recover_segment(SegmentId segment, const ByteSource& source, bool is_last,
 
 namespace {
 
-/// Checks a segment's head. False: the head is bad, but the records behind it may be good.
-Result<bool> check_head(const StoreDirectory& directory, SegmentId segment,
-                        const ByteSource& source, std::string& what) {
+/// One segment's file and what its head says.
+struct OpenSegment {
+  StoreDirectory::SegmentFile where;
+  UniqueFd fd;
+  FileSource source;
+  format::SegmentKind kind{};
+  std::string head_trouble;  ///< empty: the head is good
+};
+
+/// A damaged head does not say what kind of segment it is; its first record does.
+format::SegmentKind guess_kind(const ByteSource& source) {
+  SegmentScanner scanner(source, format::kSegmentHeadBytes);
+  const ScanItem item = scanner.next();
+  const auto* record = std::get_if<GoodRecord>(&item);
+  const bool archive = record != nullptr && record->prefix.head.type == RecordType::replace;
+  return archive ? format::SegmentKind::archive : format::SegmentKind::journal;
+}
+
+Status check_head(const StoreDirectory& directory, OpenSegment& segment) {
   std::vector<std::byte> bytes(format::kSegmentHeadBytes);
-  bytes.resize(source.read_at(0, bytes));
+  bytes.resize(segment.source.read_at(0, bytes));
   const auto head = format::decode_segment_head(bytes);
-  const std::string path = directory.segment_path(segment);
+  const auto path = [&] { return directory.segment_path(segment.where.tier, segment.where.id); };
   if (!head) {
     if (head.error().code == Errc::version) {
-      return fail(Errc::version, fmt::format("'{}': {}", path, head.error().message));
+      return fail(Errc::version, fmt::format("'{}': {}", path(), head.error().message));
     }
-    what = head.error().message;
-    return false;
+    segment.head_trouble = head.error().message;
+    segment.kind = guess_kind(segment.source);
+    return {};
   }
   if (head->store != directory.id()) {
     return fail(Errc::invalid_argument,
                 fmt::format("'{}' belongs to another store (id {}, this one is {}): move it away",
-                            path, store_id_text(head->store), store_id_text(directory.id())));
+                            path(), store_id_text(head->store), store_id_text(directory.id())));
   }
-  if (head->segment != segment) {
+  if (head->segment != segment.where.id) {
     return fail(Errc::invalid_argument, fmt::format("'{}' is segment {}: give it its name back",
-                                                    path, segment_file_name(head->segment)));
+                                                    path(), segment_file_name(head->segment)));
   }
+  segment.kind = head->kind;
+  return {};
+}
+
+/// Where a segment's records go.
+struct RecordSink {
+  std::function<void(JournalPosition, const format::RecordPrefix&, ByteSpan front)> add;
+  std::function<void(const BadRegion&)> add_bad;
+};
+
+class Recoverer {
+ public:
+  Recoverer(const StoreDirectory& directory, const ScanHooks& hooks,
+            const std::set<SegmentId>& excluded)
+      : directory_(directory), hooks_(hooks), excluded_(excluded), builder_(*index_, assembler_) {
+    recovery_.index = index_;
+    recovery_.catalog = std::make_shared<SegmentCatalog>(directory);
+  }
+
+  Result<Recovery> run();
+  /// Journal segments that were read but turned out to be archived already.
+  [[nodiscard]] const std::set<SegmentId>& archived() const { return archived_; }
+
+ private:
+  Status open_files();
+  void read_journal();
+  void read_archives();
+  void read_archive(OpenSegment& segment);
+  bool belongs(const OpenSegment& archive);
+  void note_missing();
+  /// Reads a segment that is full: by its skeleton, or all of it if hooks_.check is set.
+  bool read_sealed(const OpenSegment& segment, const RecordSink& sink);
+  void scan(const OpenSegment& segment, const SkeletonOutcome& skeleton, const RecordSink& sink);
+  void advance(const OpenSegment& segment);
+  Damage& note(SegmentId segment, std::uint64_t offset, std::uint64_t bytes, std::string what) {
+    return builder_.damage().emplace_back(
+        Damage{{segment, SegmentOffset{offset}}, bytes, std::move(what), {}, {}});
+  }
+
+  const StoreDirectory& directory_;
+  const ScanHooks& hooks_;
+  const std::set<SegmentId>& excluded_;
+  std::shared_ptr<JournalIndex> index_ = std::make_shared<JournalIndex>();
+  EpochAssembler assembler_;
+  IndexBuilder builder_;
+  Recovery recovery_;
+  std::vector<OpenSegment> journal_;
+  std::vector<OpenSegment> archives_;
+  std::set<SegmentId> archived_;
+};
+
+Status Recoverer::open_files() {
+  VMSHADOW_ASSIGN(auto listing, directory_.list());
+  recovery_.foreign = std::move(listing.foreign);
+  for (const StoreDirectory::SegmentFile& file : listing.segments) {
+    recovery_.catalog->reserve(file.id);
+    if (excluded_.contains(file.id)) {
+      recovery_.leftovers.push_back(file);
+      continue;
+    }
+    VMSHADOW_ASSIGN(UniqueFd fd,
+                    io::open_for_reading(directory_.segment_path(file.tier, file.id)));
+    VMSHADOW_ASSIGN(FileSource source, FileSource::create(fd.get()));
+    OpenSegment segment{file, std::move(fd), source, {}, {}};
+    VMSHADOW_TRY(check_head(directory_, segment));
+    recovery_.progress.bytes_total += source.bytes();
+    (segment.kind == format::SegmentKind::journal ? journal_ : archives_)
+        .push_back(std::move(segment));
+  }
+  return {};
+}
+
+void Recoverer::advance(const OpenSegment& segment) {
+  recovery_.progress.bytes_done += segment.source.bytes();
+  if (hooks_.progress) hooks_.progress(recovery_.progress);
+}
+
+bool Recoverer::read_sealed(const OpenSegment& segment, const RecordSink& sink) {
+  const SegmentId id = segment.where.id;
+  const auto visit = [&](std::uint64_t offset, const format::RecordPrefix& prefix, ByteSpan front) {
+    ++recovery_.records;
+    sink.add({id, SegmentOffset{offset}}, prefix, front);
+  };
+  SkeletonOutcome outcome =
+      visit_skeleton(segment.source, id, hooks_.check ? RecordVisitor([](auto...) {}) : visit);
+  if (!outcome.sealed) return false;
+  if (!outcome.visited) {
+    note(id, outcome.seal.skeleton_offset, 0, fmt::format("its skeleton: {}", outcome.trouble));
+  }
+  if (hooks_.check || !outcome.visited) scan(segment, outcome, sink);
   return true;
 }
 
-void note_missing(SegmentId expected, SegmentId found, IndexBuilder& builder) {
-  const std::uint64_t count = found.value - expected.value;
-  for (std::uint64_t i = 0; i < std::min(count, kMissingSegmentsNamedMax); ++i) {
-    builder.add_missing_segment(SegmentId{expected.value + i}, kMissingSegmentBytesGuess);
+/// Reads every byte of a sealed segment. What the skeleton says of a damaged record goes to the sink
+/// as if it were good: reading it will fail, and only who needs it is hurt.
+void Recoverer::scan(const OpenSegment& segment, const SkeletonOutcome& skeleton,
+                     const RecordSink& sink) {
+  const SegmentId id = segment.where.id;
+  const auto damaged = [&](const BadRegion& region) {
+    if (!skeleton.visited) {
+      sink.add_bad(region);
+      return;
+    }
+    if (region.offset >= skeleton.seal.skeleton_offset) {
+      note(id, region.offset, region.end - region.offset, region.what);
+      return;
+    }
+    bool found = false;
+    const auto lost = visit_skeleton(
+        segment.source, id,
+        [&](std::uint64_t offset, const format::RecordPrefix& prefix, ByteSpan front) {
+          if (offset < region.offset || offset >= region.end) return;
+          found = true;
+          Damage& damage = note(id, offset, format::kRecordPrefixBytes + prefix.body_bytes,
+                                region.what);
+          damage.vm_name = index_->name_of(prefix.head.vm);
+          damage.epoch = prefix.head.epoch;
+          recovery_.damaged_places.push_back(RecordPlace::at(
+              {id, SegmentOffset{offset}}, prefix.body_bytes, prefix.head.epoch));
+          sink.add({id, SegmentOffset{offset}}, prefix, front);
+        });
+    if (!found || !lost.visited) note(id, region.offset, region.end - region.offset, region.what);
+  };
+  SegmentScanner scanner(segment.source, format::kSegmentHeadBytes);
+  std::uint64_t reported = 0;
+  while (true) {
+    const ScanItem item = scanner.next();
+    if (hooks_.progress && scanner.offset() - reported >= kProgressBytes) {
+      reported = scanner.offset();
+      hooks_.progress({recovery_.progress.bytes_done + reported, recovery_.progress.bytes_total});
+    }
+    if (std::holds_alternative<EndOfSegment>(item)) return;
+    if (const auto* region = std::get_if<BadRegion>(&item)) {
+      damaged(*region);
+      continue;
+    }
+    const auto& record = std::get<GoodRecord>(item);
+    ++recovery_.records;
+    if (hooks_.check) {
+      if (const auto sound = hooks_.check(record); !sound) {
+        damaged({record.offset, scanner.offset(), sound.error().message, record.prefix});
+        continue;
+      }
+    }
+    sink.add({id, SegmentOffset{record.offset}}, record.prefix, record.body);
   }
+}
+
+void Recoverer::read_journal() {
+  for (std::size_t i = 0; i < journal_.size(); ++i) {
+    const OpenSegment& segment = journal_[i];
+    const SegmentId id = segment.where.id;
+    const bool is_last = i + 1 == journal_.size();
+    if (!segment.head_trouble.empty()) {
+      // All that a segment is begun with is durable before it is used.
+      if (is_last &&
+          look_ahead(id, segment.source, format::kSegmentHeadBytes, *index_).durable == 0) {
+        recovery_.torn_segment = id;
+        break;
+      }
+      builder_.add_bad(id, {0, format::kSegmentHeadBytes, segment.head_trouble, std::nullopt});
+    }
+    builder_.begin_segment(id);
+    const RecordSink sink{
+        [&](JournalPosition at, const format::RecordPrefix& prefix, ByteSpan front) {
+          builder_.add(at, prefix, front);
+        },
+        [&](const BadRegion& region) { builder_.add_bad(id, region); }};
+    const bool sealed = read_sealed(segment, sink);
+    if (!sealed) recover_segment(id, segment.source, is_last, hooks_, recovery_, builder_);
+    if (recovery_.torn_segment) break;
+    recovery_.catalog->add(
+        id, {format::SegmentKind::journal, segment.where.tier, segment.source.bytes(), sealed});
+    advance(segment);
+  }
+  builder_.finish();
+}
+
+/// Whether an archive that no list names is part of the store: its replace record was lost, or it was
+/// not written yet. In the second case all that it was made from is still there.
+bool Recoverer::belongs(const OpenSegment& archive) {
+  if (builder_.expected().contains(archive.where.id)) return true;
+  SegmentScanner scanner(archive.source, format::kSegmentHeadBytes);
+  const ScanItem first = scanner.next();
+  const auto* record = std::get_if<GoodRecord>(&first);
+  if (record == nullptr || record->prefix.head.type != RecordType::replace) return false;
+  const auto replace = format::decode_replace(record->body);
+  if (!replace) return false;
+  const auto present = [&](SegmentId id) {
+    const auto is = [&](const OpenSegment& segment) { return segment.where.id == id; };
+    return excluded_.contains(id) || std::any_of(journal_.begin(), journal_.end(), is) ||
+           std::any_of(archives_.begin(), archives_.end(), is);
+  };
+  return !std::all_of(replace->removed.begin(), replace->removed.end(), present);
+}
+
+void Recoverer::read_archive(OpenSegment& segment) {
+  const SegmentId id = segment.where.id;
+  if (!segment.head_trouble.empty()) note(id, 0, format::kSegmentHeadBytes, segment.head_trouble);
+  const auto add = [&](JournalPosition at, const format::RecordPrefix& prefix, ByteSpan front) {
+    if (!EpochAssembler::takes(prefix.head.type)) return;
+    if (const auto sound = assembler_.add_archived(at, prefix, front); !sound) {
+      Damage& damage = note(id, at.offset.value, format::kRecordPrefixBytes + prefix.body_bytes,
+                            sound.error().message);
+      damage.vm_name = index_->name_of(prefix.head.vm);
+      damage.epoch = prefix.head.epoch;
+      assembler_.add_archived_damage(damage, prefix);
+    }
+  };
+  const auto add_bad = [&](const BadRegion& region) {
+    Damage& damage = note(id, region.offset, region.end - region.offset, region.what);
+    if (!region.prefix) {
+      assembler_.add_unknown_loss(damage);
+    } else if (EpochAssembler::takes(region.prefix->head.type)) {
+      damage.vm_name = index_->name_of(region.prefix->head.vm);
+      damage.epoch = region.prefix->head.epoch;
+      assembler_.add_archived_damage(damage, *region.prefix);
+    }
+  };
+  const RecordSink sink{add, add_bad};
+  if (!read_sealed(segment, sink)) {
+    // An archive is sealed before it counts: the seal is what is damaged.
+    note(id, segment.source.bytes(), 0, "its seal is damaged");
+    scan(segment, {}, sink);
+  }
+  recovery_.catalog->add(
+      id, {format::SegmentKind::archive, segment.where.tier, segment.source.bytes(), true});
+  advance(segment);
+}
+
+void Recoverer::read_archives() {
+  for (OpenSegment& segment : archives_) {
+    if (belongs(segment)) {
+      read_archive(segment);
+    } else {
+      recovery_.leftovers.push_back(segment.where);
+      advance(segment);
+    }
+  }
+}
+
+void Recoverer::note_missing() {
+  std::uint64_t named = 0;
+  for (const auto& [id, entry] : builder_.expected()) {
+    const bool is_front = journal_.empty() || id < journal_.front().where.id;
+    // Those further on in the journal were noticed on the way.
+    if (recovery_.catalog->find(id) || recovery_.torn_segment == id ||
+        (entry.kind == format::SegmentKind::journal && !is_front)) {
+      continue;
+    }
+    Damage& damage = note(id, 0, 0, "the segment's file is missing");
+    assembler_.add_unknown_loss(damage);
+    if (++named >= kMissingSegmentsNamedMax) return;
+  }
+}
+
+Result<Recovery> Recoverer::run() {
+  VMSHADOW_TRY(open_files());
+  read_journal();
+  for (const OpenSegment& segment : journal_) {
+    const SegmentId id = segment.where.id;
+    if (!builder_.expected().contains(id) && recovery_.torn_segment != id) archived_.insert(id);
+  }
+  if (!archived_.empty()) return std::move(recovery_);  // to be run again without them
+  read_archives();
+  note_missing();
+  assembler_.assemble(*index_, builder_.damage());
+  recovery_.damage = std::move(builder_.damage());
+  recovery_.unknown_bytes = builder_.unknown_bytes();
+  return std::move(recovery_);
 }
 
 }  // namespace
 
 Result<Recovery> recover(const StoreDirectory& directory, const ScanHooks& hooks) {
-  Recovery recovery;
-  recovery.index = std::make_shared<JournalIndex>();
-  IndexBuilder builder(*recovery.index);
-  VMSHADOW_ASSIGN(auto listing, directory.list());
-  recovery.foreign = std::move(listing.foreign);
-
-  std::vector<UniqueFd> files;
-  ScanProgress& progress = recovery.progress;
-  for (const SegmentId id : listing.segments) {
-    VMSHADOW_ASSIGN(files.emplace_back(), io::open_for_reading(directory.segment_path(id)));
-    VMSHADOW_ASSIGN(const std::uint64_t bytes, io::file_bytes(files.back().get()));
-    progress.bytes_total += bytes;
+  std::set<SegmentId> excluded;
+  while (true) {
+    Recoverer recoverer(directory, hooks, excluded);
+    VMSHADOW_ASSIGN(Recovery recovery, recoverer.run());
+    if (recoverer.archived().empty()) return recovery;
+    // A crash, or a store that is just at it, left journal segments that archives stand for.
+    excluded.insert(recoverer.archived().begin(), recoverer.archived().end());
   }
-
-  SegmentId expected{1};
-  for (std::size_t i = 0; i < files.size(); ++i) {
-    const SegmentId id = listing.segments[i];
-    note_missing(expected, id, builder);
-    expected = id.next();
-    VMSHADOW_ASSIGN(const FileSource source, FileSource::create(files[i].get()));
-    std::string what;
-    VMSHADOW_ASSIGN(const bool head_is_good, check_head(directory, id, source, what));
-    if (!head_is_good) {
-      // Records come only after the head is durable: a short file is a creation cut short.
-      if (i + 1 == files.size() && source.bytes() <= format::kSegmentHeadBytes) {
-        recovery.torn_segment = id;
-        break;
-      }
-      builder.add_bad(id, {0, format::kSegmentHeadBytes, what, std::nullopt});
-    }
-    // The writer syncs a segment before it makes the next: only the last one can be torn.
-    recover_segment(id, source, i + 1 == files.size(), hooks, recovery, builder);
-    progress.bytes_done += source.bytes();
-    if (hooks.progress) hooks.progress(progress);
-  }
-  recovery.damage = builder.finish();
-  recovery.unknown_bytes = builder.unknown_bytes();
-  return recovery;
 }
 
 }  // namespace vmshadow::store

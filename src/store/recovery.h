@@ -1,8 +1,10 @@
-// Reads a whole journal and says what it holds, what is damaged, and where its writer stopped.
+// Finds out what a store's segments hold, what is damaged, and where the journal's writer stopped.
 //
-// Every record's checksums, order, chain and counts are checked. A bad place in the last segment,
-// at or behind everything a later record says was durable, is a torn tail: the journal ends there.
-// Any other bad place is damage: it is reported, and costs the epochs that need it, no others.
+// Sealed segments are read by their skeletons; the last journal segment, and any whose skeleton is
+// lost, record by record: each record's checksums, order, chain and counts are then checked. A bad
+// place in the last journal segment, at or behind everything a later record says was durable, is a
+// torn tail: the journal ends there. Any other bad place is damage: it is reported, and costs the
+// epochs that need it, no others.
 #pragma once
 
 #include <functional>
@@ -15,10 +17,13 @@
 #include <vmshadow/types.h>
 
 #include "format/journal.h"
+#include "format/skeleton.h"
 #include "store/damage.h"
 #include "store/directory.h"
+#include "store/epoch_assembler.h"
 #include "store/index_builder.h"
 #include "store/journal_index.h"
+#include "store/segment_catalog.h"
 
 namespace vmshadow::store {
 
@@ -28,29 +33,36 @@ struct ScanProgress {
 };
 struct ScanHooks {
   std::function<void(const ScanProgress&)> progress;  ///< may be empty; called per few MiB
-  /// May be empty; a further check of each good record (Verifier decodes its pages).
+  /// A further check of each good record (Verifier decodes its pages). If it is set, every byte is
+  /// read: skeletons only say what damage costs.
   std::function<Status(const GoodRecord&)> check;
 };
 
 struct Recovery {
   std::shared_ptr<JournalIndex> index;
+  std::shared_ptr<SegmentCatalog> catalog;  ///< the segments that count
   std::vector<Damage> damage;
-  std::vector<std::string> foreign;  ///< files in segments/ that are not ours
+  /// Records that are damaged but of which the skeleton says what they hold: they are in the index.
+  std::vector<RecordPlace> damaged_places;
+  std::vector<std::string> foreign;  ///< files among the segments that are not ours
   std::optional<TornTail> torn_tail;
-  std::optional<SegmentId> torn_segment;        ///< a last segment whose creation was cut short
-  std::optional<format::JournalPosition> tail;  ///< where to go on; nullopt in an empty store
-  std::uint64_t unknown_bytes{};                ///< of damage that may have hidden a grant
+  std::optional<SegmentId> torn_segment;  ///< a last segment whose creation was cut short
+  /// The last journal segment, if it is not sealed: where it ends, and its skeleton so far.
+  std::optional<format::JournalPosition> tail;
+  format::SkeletonWriter tail_skeleton;
+  std::vector<StoreDirectory::SegmentFile> leftovers;  ///< files that no longer count
+  std::uint64_t unknown_bytes{};                       ///< of damage that may have hidden a grant
   std::uint64_t records{};
   ScanProgress progress;
 };
 
-/// Never writes. Damage is in the result; an Error means nothing can be said: Errc::version for a
-/// newer store's segment, Errc::invalid_argument for another store's, Errc::permission, Errc::io.
+/// Never writes. Damage is in the result; an Error means nothing can be said: Errc::version for
+/// another version's segment, Errc::invalid_argument for another store's, Errc::permission, Errc::io.
 [[nodiscard]] Result<Recovery> recover(const StoreDirectory& directory,
                                        const ScanHooks& hooks = {});
 
-/// One segment's records into `recovery` and `builder`, from behind its head. `is_last`: a torn
-/// tail is possible. Public for the fuzzer.
+/// One journal segment's records into `recovery` and `builder`, from behind its head, one by one.
+/// `is_last`: a torn tail is possible. Public for the fuzzer.
 void recover_segment(SegmentId segment, const ByteSource& source, bool is_last,
                      const ScanHooks& hooks, Recovery& recovery, IndexBuilder& builder);
 

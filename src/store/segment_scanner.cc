@@ -30,8 +30,7 @@ bool is_zero(ByteSpan bytes) {
 }
 
 bool belongs_in_journal(RecordType type) {
-  return format::is_epoch_record(type) || type == RecordType::commit || type == RecordType::grant ||
-         type == RecordType::pad;
+  return format::is_epoch_record(type) || static_cast<std::uint16_t>(type) >= 0x200;
 }
 
 }  // namespace

@@ -1,0 +1,236 @@
+#include "store/epoch_assembler.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <chrono>
+#include <set>
+
+#include "base/assert.h"
+
+namespace vmshadow::store {
+
+using format::RecordType;
+
+namespace {
+
+/// A vm_state may list more epochs than anyone wants to read about one by one.
+constexpr std::size_t kLostEpochsNamedMax = 1024;
+
+VmSettings settings_from(const format::VmState& state) {
+  VmSettings settings;
+  settings.version = state.version;
+  settings.quota_bytes = state.quota_bytes;
+  settings.pins.insert(state.pins.begin(), state.pins.end());
+  if (state.own_policy) {
+    const auto seconds = [](std::uint64_t s) {
+      return std::chrono::seconds{static_cast<std::int64_t>(s)};
+    };
+    settings.policy = RetentionPolicy{seconds(state.window_s), seconds(state.minutely_s),
+                                      seconds(state.hourly_s), seconds(state.daily_s)};
+  }
+  return settings;
+}
+
+}  // namespace
+
+void EpochAssembler::add_committed(const VmId& vm, std::shared_ptr<EpochIndex> epoch) {
+  const std::pair label{epoch->info.generation, epoch->info.epoch};
+  vms_[vm].committed[label] = std::move(epoch);
+}
+
+bool EpochAssembler::takes(RecordType type) {
+  return type == RecordType::page_group || type == RecordType::zero_pages ||
+         type == RecordType::device_state || type == RecordType::machine ||
+         type == RecordType::archived_epoch;
+}
+
+Status EpochAssembler::add_archived(format::JournalPosition at, const format::RecordPrefix& prefix,
+                                    ByteSpan front) {
+  const format::RecordHead& head = prefix.head;
+  Fragment& to = vms_[head.vm].fragments[{head.generation, head.epoch}];
+  switch (head.type) {
+    case RecordType::page_group: {
+      VMSHADOW_ASSIGN(const auto group, format::decode_page_group_keys(front));
+      to.pages.add_group(static_cast<std::uint32_t>(to.places.groups.size()), to.records++, group);
+      to.places.groups.push_back(
+          RecordPlace::at(at, prefix.body_bytes, head.epoch, group.page_count));
+      return {};
+    }
+    case RecordType::zero_pages: {
+      VMSHADOW_ASSIGN(const auto runs, format::decode_zero_pages(front));
+      to.pages.add_zero_runs(to.records++, runs);
+      to.places.zeros.push_back(RecordPlace::at(at, prefix.body_bytes, head.epoch));
+      return {};
+    }
+    case RecordType::device_state:
+      to.device[head.sequence] = RecordPlace::at(at, prefix.body_bytes, head.epoch);
+      return {};
+    case RecordType::machine: {
+      VMSHADOW_ASSIGN(MachineDescription machine, format::decode_machine(front));
+      to.machine = std::make_shared<const MachineDescription>(std::move(machine));
+      to.places.machine = RecordPlace::at(at, prefix.body_bytes, head.epoch);
+      return {};
+    }
+    case RecordType::archived_epoch: {
+      VMSHADOW_ASSIGN(to.numbers, format::decode_archived_epoch(front));
+      to.places.home = at.segment;
+      return {};
+    }
+    default:
+      return fail(Errc::corrupt, fmt::format("a record of type {:#05x} does not belong in an archive",
+                                             static_cast<unsigned>(head.type)));
+  }
+}
+
+void EpochAssembler::add_archived_damage(const Damage& damage, const format::RecordPrefix& prefix) {
+  const format::RecordHead& head = prefix.head;
+  Fragment& to = vms_[head.vm].fragments[{head.generation, head.epoch}];
+  if (head.type == RecordType::device_state || head.type == RecordType::archived_epoch) {
+    to.own_damage = damage;
+  } else {
+    to.base_damage = damage;
+  }
+}
+
+void EpochAssembler::add_state(const VmId& id, Generation generation, format::VmState state) {
+  Vm& vm = vms_[id];
+  vm.generation = std::max(vm.generation, generation);
+  if (!vm.state || vm.state->version <= state.version) vm.state = std::move(state);
+}
+
+void EpochAssembler::add_unknown_loss(const Damage& damage) {
+  if (!unknown_loss_) unknown_loss_ = damage;
+}
+
+std::shared_ptr<EpochIndex> EpochAssembler::from_fragment(Generation generation, Epoch epoch,
+                                                          Fragment& fragment) {
+  auto made = std::make_shared<EpochIndex>();
+  made->info.epoch = epoch;
+  made->info.generation = generation;
+  if (const auto& numbers = fragment.numbers) {
+    made->info.full = numbers->full;
+    made->info.cut_wall = numbers->cut_wall;
+    made->info.committed_wall = numbers->committed_wall;
+    made->info.pages = numbers->pages;
+    made->info.raw_bytes = numbers->pages * kPageBytes;
+    made->info.stored_bytes = numbers->stored_bytes;
+    made->info.device_bytes = numbers->device_bytes;
+  }
+  made->machine = fragment.machine;
+  made->pages = fragment.pages.finish();
+  made->places = std::move(fragment.places);
+  for (const auto& [sequence, place] : fragment.device) made->places.device.push_back(place);
+  made->own_damage = fragment.own_damage;
+  made->base_damage = fragment.base_damage;
+  return made;
+}
+
+namespace {
+
+/// The rear of an epoch in the journal, and its front in archives.
+std::shared_ptr<EpochIndex> join(const std::shared_ptr<EpochIndex>& front,
+                                 const std::shared_ptr<EpochIndex>& rear) {
+  const EpochIndexPtr before = front;
+  auto joined = merge_dropped({&before, 1}, *rear);
+  joined->places.device = front->places.device;
+  joined->places.device.insert(joined->places.device.end(), rear->places.device.begin(),
+                               rear->places.device.end());
+  if (front->own_damage && !joined->own_damage) joined->own_damage = front->own_damage;
+  joined->info.full = rear->info.full || front->info.full;
+  return joined;
+}
+
+}  // namespace
+
+void EpochAssembler::assemble_vm(const VmId& id, Vm& vm, JournalIndex& index,
+                                 std::vector<Damage>& damage) {
+  if (vm.state) {
+    index.add_grant(id, vm.state->vm_name, vm.generation);
+    index.set_settings(id, settings_from(*vm.state));
+  }
+  // By generation and epoch: what there is under each label.
+  std::map<std::pair<Generation, Epoch>, std::shared_ptr<EpochIndex>> labels = std::move(vm.committed);
+  std::set<std::pair<Generation, Epoch>> known;  // labels that are committed epochs
+  std::set<Generation> in_journal;               // generations of which nothing was archived
+  for (const auto& [label, epoch] : labels) {
+    known.insert(label);
+    if (epoch->places.machine) in_journal.insert(label.first);
+  }
+  for (auto& [label, fragment] : vm.fragments) {
+    if (fragment.numbers) known.insert(label);
+    auto front = from_fragment(label.first, label.second, fragment);
+    auto& at = labels[label];
+    at = at == nullptr ? std::move(front) : join(front, at);
+  }
+  vm.fragments.clear();
+
+  std::map<Epoch, EpochIndexPtr> kept;
+  std::vector<EpochIndexPtr> pending;  // labels of this generation that wait for a kept epoch
+  std::optional<Epoch> previous;       // the kept epoch before, of this generation
+  MachinePtr machine;
+  Generation generation;
+  for (auto& [label, parts] : labels) {
+    if (label.first != generation) {
+      generation = label.first;
+      pending.clear();
+      previous.reset();
+      machine = nullptr;
+    }
+    const bool keep =
+        known.contains(label) && (!vm.state || vm.state->keeps(label.second));
+    if (!keep) {
+      pending.push_back(parts);
+      continue;
+    }
+    std::shared_ptr<EpochIndex> epoch = parts;
+    if (!pending.empty()) {
+      epoch = merge_dropped(pending, *parts);
+      pending.clear();
+    }
+    if (epoch->machine != nullptr) machine = epoch->machine;
+    epoch->machine = machine;
+    if (epoch->info.full || epoch->places.machine) {
+      epoch->info.full = true;
+      epoch->previous.reset();
+    } else if (previous) {
+      epoch->previous = previous;
+    } else if (label.second.value > 0) {
+      epoch->previous = Epoch{label.second.value - 1};  // is not there: chain() says so
+    }
+    if (epoch->machine == nullptr && !epoch->base_damage) {
+      epoch->base_damage = Damage{{epoch->places.home, SegmentOffset{0}}, 0,
+                                  "the machine record it builds on is missing",
+                                  index.name_of(id), label.second};
+    }
+    // What is lost may have been any page of a generation that is not all in the journal.
+    if (unknown_loss_ && !previous && !in_journal.contains(generation) && !epoch->base_damage) {
+      epoch->base_damage = *unknown_loss_;
+    }
+    set_uses(*epoch);
+    previous = label.second;
+    kept[label.second] = std::move(epoch);
+  }
+
+  if (vm.state) {
+    std::size_t named = 0;
+    for (const format::KeptRange& range : vm.state->kept) {
+      for (std::uint64_t n = range.first.value; n <= range.last.value && named < kLostEpochsNamedMax;
+           ++n) {
+        if (kept.contains(Epoch{n})) continue;
+        ++named;
+        const Damage lost{{}, 0, fmt::format("epoch {} is to be kept, but nothing of it is left", n),
+                          index.name_of(id), Epoch{n}};
+        if (index.add_lost(id, Epoch{n}, lost)) damage.push_back(lost);
+      }
+    }
+  }
+  for (auto& [number, epoch] : kept) index.add_epoch(id, std::move(epoch));
+}
+
+void EpochAssembler::assemble(JournalIndex& index, std::vector<Damage>& damage) {
+  for (auto& [id, vm] : vms_) assemble_vm(id, vm, index, damage);
+  vms_.clear();
+}
+
+}  // namespace vmshadow::store
