@@ -123,7 +123,8 @@ void append_body(std::vector<std::byte>& out, const Pad& pad) {
 Result<Pad> decode_pad(ByteSpan body) {
   BodyReader reader(body);
   PadBytes bytes;
-  if (!reader.read(bytes)) return malformed("pad");
+  // What follows only takes up room.
+  if (!reader.read(bytes) || body.size() > kRecordBodyBytesMax) return malformed("pad");
   return Pad{{SegmentId{bytes.durable_segment.get()}, SegmentOffset{bytes.durable_offset.get()}}};
 }
 

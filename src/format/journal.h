@@ -105,9 +105,10 @@ void append_body(std::vector<std::byte>& out, const Grant& grant);
 /// Checks the name against is_valid_vm_name().
 [[nodiscard]] Result<Grant> decode_grant(ByteSpan body);
 
-/// pad: means nothing by itself; fills up to a block, so that what is made durable next begins on a
-/// block of its own, and carries a durable position. VM, generation and epoch in the prefix are 0.
-/// Behind PadBytes follow unused bytes.
+/// pad: means nothing by itself. It fills the rest of a 4 KiB block behind what was written at once,
+/// and carries a durable position where no commit or grant follows soon (the store writes one when it
+/// closes, so that later damage before it is not taken for a torn tail). VM, generation and epoch in
+/// the prefix are 0. Body: this, then any number of unused bytes up to kRecordBodyBytesMax.
 struct PadBytes {
   le64 durable_segment;
   le64 durable_offset;

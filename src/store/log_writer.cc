@@ -6,6 +6,7 @@
 #include <algorithm>
 
 #include "base/assert.h"
+#include "io/aligned_buffer.h"
 #include "io/file.h"
 
 namespace vmshadow::store {
@@ -14,10 +15,25 @@ using format::JournalPosition;
 
 namespace {
 
-/// What is written with one sync at most: bounds how long a commit waits behind a full pass.
+/// What one write takes at most: bounds how long a commit waits behind a full pass.
 constexpr std::size_t kBatchBytes = std::size_t{8} << 20;
+/// The same if somebody waits for the sync behind it.
+constexpr std::size_t kCommitBatchBytes = std::size_t{4} << 20;
+/// A VM's turn in the queue.
+constexpr std::size_t kQuantumBytes = std::size_t{256} << 10;
+/// Space is reserved so much at a time: much less and each commit pays for it, much more and a small
+/// disk looks full.
+constexpr std::uint64_t kReserveBytes = std::uint64_t{32} << 20;
+
+constexpr std::size_t kPadBytesMin = format::kRecordPrefixBytes + sizeof(format::PadBytes);
 
 std::size_t padded(std::size_t bytes) { return bytes + format::alignment_gap(bytes); }
+
+/// The length of the pad record that goes from `offset` to the end of a block; 0 if it is one.
+std::size_t pad_bytes(std::uint64_t offset) {
+  const std::size_t gap = io::round_up_to_block(offset) - offset;
+  return gap > 0 && gap < kPadBytesMin ? gap + io::kDirectBlockBytes : gap;
+}
 
 }  // namespace
 
@@ -41,7 +57,8 @@ LogWriter::LogWriter(const StoreDirectory& directory, io::FileSystem& files, con
       file_(std::move(file)),
       tail_(tail.value_or(JournalPosition{})),
       durable_(tail_),
-      next_segment_(next_segment) {
+      next_segment_(next_segment),
+      queue_(kQuantumBytes) {
   VMSHADOW_ASSERT((file_ != nullptr) == tail.has_value());
   thread_ = std::thread([this] { run(); });
 }
@@ -61,17 +78,24 @@ LogWriter::~LogWriter() {
 void LogWriter::push(Request request) {
   {
     const std::lock_guard lock(mutex_);
-    queued_bytes_ += request.log_bytes();
-    queue_.push_back(std::move(request));
+    const VmId vm = request.epoch->head.vm;
+    const std::size_t bytes = request.log_bytes();
+    queue_.push(vm, std::move(request), bytes);
   }
   work_.notify_one();
+}
+
+bool LogWriter::has_room(const VmId& vm) const {
+  const std::size_t held = queue_.held_bytes(vm);
+  return held == 0 ||
+         (held < limits_.vm_queue_bytes && queue_.held_bytes() < limits_.queue_bytes);
 }
 
 Status LogWriter::append(const EpochInLogPtr& epoch, LogPiece piece) {
   {
     std::unique_lock lock(mutex_);
     room_.wait(lock, [&] {
-      return stopping_ || poison_ || epoch->failure || queued_bytes_ < limits_.queue_bytes;
+      return stopping_ || poison_ || epoch->failure || has_room(epoch->head.vm);
     });
     if (epoch->failure) return fail(*epoch->failure);
     if (poison_) return fail(*poison_);
@@ -135,13 +159,15 @@ std::size_t LogWriter::Request::log_bytes() const {
 void LogWriter::run() {
   Batch batch;
   while (take(batch)) {
-    std::size_t bytes = 0;
-    for (const Request& request : batch) bytes += request.log_bytes();
+    std::vector<std::pair<VmId, std::size_t>> held;
+    for (const Request& request : batch) {
+      held.emplace_back(request.epoch->head.vm, request.log_bytes());
+    }
     write_batch(batch);
     batch.clear();
     {
       const std::lock_guard lock(mutex_);
-      queued_bytes_ -= bytes;
+      for (const auto& [vm, bytes] : held) queue_.release(vm, bytes);
     }
     room_.notify_all();
   }
@@ -152,10 +178,13 @@ bool LogWriter::take(Batch& batch) {
   std::unique_lock lock(mutex_);
   work_.wait(lock, [&] { return stopping_ || !queue_.empty(); });
   std::size_t bytes = 0;
-  while (!queue_.empty() && bytes < kBatchBytes) {
-    bytes += queue_.front().log_bytes();
-    batch.push_back(std::move(queue_.front()));
-    queue_.pop_front();
+  bool has_commit = false;
+  while (bytes < (has_commit ? kCommitBatchBytes : kBatchBytes)) {
+    auto request = queue_.pop();
+    if (!request) break;
+    bytes += request->log_bytes();
+    has_commit = has_commit || request->wants_sync();
+    batch.push_back(std::move(*request));
   }
   return !batch.empty();
 }
@@ -198,7 +227,7 @@ std::size_t LogWriter::fitting(const Batch& batch, std::size_t first) const {
     end += batch[first + count].log_bytes();
     // A fresh segment takes one request of any size: they are bounded, segments need not be large.
     const bool alone = count == 0 && tail_.offset.value == format::kSegmentHeadBytes;
-    if (end > limits_.segment_bytes && !alone) break;
+    if (end + pad_bytes(end) > limits_.segment_bytes && !alone) break;
     ++count;
   }
   return count;
@@ -232,15 +261,44 @@ Status LogWriter::try_run(Batch& batch, std::size_t first, std::size_t count,
                           MonotonicTime& started) {
   std::vector<ByteSpan> pieces;
   auto durability = io::Durability::buffered;
+  std::uint64_t end = tail_.offset.value;
   for (std::size_t i = first; i < first + count; ++i) {
     Request& request = batch[i];
     make_trailer(request);
     if (!request.piece.bytes.empty()) pieces.emplace_back(request.piece.bytes);
     if (!request.trailer.empty()) pieces.emplace_back(request.trailer);
     if (request.wants_sync()) durability = io::Durability::durable;
+    end += request.log_bytes();
   }
+  if (const std::size_t bytes = pad_bytes(end); bytes > 0) {
+    make_pad(bytes);
+    pieces.emplace_back(pad_);
+    end += bytes;
+  }
+  run_end_ = end;
+  reserve(end);
   started = clock_.monotonic();
   return file_->write(pieces, tail_.offset.value, durability);
+}
+
+void LogWriter::make_pad(std::size_t bytes) {
+  std::vector<std::byte> body;
+  body.reserve(bytes);
+  format::append_body(body, format::Pad{durable_});
+  body.resize(bytes - format::kRecordPrefixBytes);
+  pad_.clear();
+  format::append_record(pad_, {format::RecordType::pad, 0, {}, {}, {}}, body);
+}
+
+/// Without it, each sync would bring the file system's own journal to the disk as well.
+void LogWriter::reserve(std::uint64_t end) {
+  if (end <= reserved_end_) return;
+  const std::uint64_t whole = io::round_up_to_block(std::max(limits_.segment_bytes, end));
+  reserved_end_ = std::min(whole, end + kReserveBytes);
+  if (const auto reserved = file_->preallocate(reserved_end_); !reserved) {
+    spdlog::debug("the journal in '{}' is written without space reserved in advance: {}",
+                  directory_.path(), reserved.error().message);
+  }
 }
 
 void LogWriter::make_trailer(Request& request) const {
@@ -281,6 +339,7 @@ void LogWriter::finish_run(Batch& batch, std::size_t first, std::size_t count,
       unsynced_.push_back(request.epoch);
     }
   }
+  tail_.offset = SegmentOffset{run_end_};
   if (!synced) return;
   durable_ = tail_;
   mark_is_due_ = true;
@@ -294,9 +353,9 @@ void LogWriter::finish_run(Batch& batch, std::size_t first, std::size_t count,
 }
 
 Status LogWriter::roll() {
-  if (file_ != nullptr && durable_ != tail_) {
+  if (file_ != nullptr && (durable_ != tail_ || reserved_end_ > 0)) {
     // Recovery takes every segment but the last for durable.
-    if (auto synced = file_->write({}, tail_.offset.value, io::Durability::durable); !synced) {
+    if (auto synced = file_->truncate(tail_.offset.value); !synced) {
       poison(synced.error());
       return fail(poison_error());
     }
@@ -325,6 +384,7 @@ Status LogWriter::make_segment(SegmentId id) {
                              format::encode_segment_head({directory_.id(), id, clock_.wall()}));
   if (made) {
     file_ = std::move(*made);
+    reserved_end_ = 0;
     tail_ = durable_ = {id, SegmentOffset{format::kSegmentHeadBytes}};
     next_segment_ = id.next();
     return {};
@@ -346,6 +406,7 @@ void LogWriter::cut_back() {
     return;
   }
   tail_ = durable_;
+  reserved_end_ = 0;
   const std::lock_guard lock(mutex_);
   for (const EpochInLogPtr& epoch : unsynced_) {
     if (!epoch->failure) epoch->failure = no_space(*epoch);
@@ -390,22 +451,31 @@ Error LogWriter::no_space(const EpochInLog& epoch, bool is_grant) const {
                            directory_.path(), left, what, epoch.vm_name)};
 }
 
-/// So that later damage to what the last syncs covered is not taken for a torn tail. The journal is
-/// whole without it: a failure is no loss.
+/// So that later damage to what the last syncs covered is not taken for a torn tail; gives back what
+/// was reserved. The journal is whole without either: a failure is no loss.
 void LogWriter::write_closing_mark() {
   {
     const std::lock_guard lock(mutex_);
-    if (poison_ || !mark_is_due_) return;
+    if (poison_ || file_ == nullptr) return;
   }
-  std::vector<std::byte> body;
-  format::append_body(body, format::Pad{durable_});
-  std::vector<std::byte> record;
-  format::append_record(record, {format::RecordType::pad, 0, {}, {}, {}}, body);
-  const ByteSpan bytes = record;
-  if (auto written = file_->write({&bytes, 1}, tail_.offset.value, io::Durability::durable);
-      !written) {
+  const auto report = [&](const Error& error) {
     spdlog::info("the journal in '{}' is closed without its closing mark: {}", directory_.path(),
-                 written.error().message);
+                 error.message);
+  };
+  if (mark_is_due_) {
+    const std::size_t gap = pad_bytes(tail_.offset.value);
+    make_pad(gap > 0 ? gap : io::kDirectBlockBytes);
+    const ByteSpan bytes = pad_;
+    if (auto written = file_->write({&bytes, 1}, tail_.offset.value, io::Durability::durable);
+        !written) {
+      report(written.error());
+      return;
+    }
+    tail_.offset = SegmentOffset{tail_.offset.value + pad_.size()};
+  }
+  if (reserved_end_ <= tail_.offset.value) return;
+  if (auto given_back = file_->truncate(tail_.offset.value); !given_back) {
+    report(given_back.error());
   }
 }
 

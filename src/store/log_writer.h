@@ -6,8 +6,11 @@
 //             any other failure ─────────────────────────────────────────────────────┘
 //
 // Everything before durable() was synced. While a sync runs, commits of other VMs gather in the
-// queue and share the next one. A poisoned log refuses everything with the failure that poisoned
-// it.
+// queue and share the next one; whose turn it is there, store/fair_queue.h says. A poisoned log
+// refuses everything with the failure that poisoned it.
+//
+// Each write is whole 4 KiB blocks, filled up with a pad record, so that it can go past the page
+// cache; the disk space for it was reserved before.
 #pragma once
 
 #include <condition_variable>
@@ -30,6 +33,7 @@
 #include "io/append_file.h"
 #include "store/directory.h"
 #include "store/epoch_index.h"
+#include "store/fair_queue.h"
 
 namespace vmshadow::store {
 
@@ -60,8 +64,10 @@ struct LogPiece {
 
 struct LogLimits {
   std::uint64_t segment_bytes = std::uint64_t{256} << 20;
-  /// What may wait for the disk; append() blocks beyond it.
-  std::size_t queue_bytes = std::size_t{16} << 20;
+  /// What may wait for the disk, of one VM and of all. append() blocks beyond either, but never a
+  /// VM that has nothing waiting.
+  std::size_t vm_queue_bytes = std::size_t{16} << 20;
+  std::size_t queue_bytes = std::size_t{64} << 20;
 };
 
 class LogWriter {
@@ -81,7 +87,7 @@ class LogWriter {
   LogWriter(const LogWriter&) = delete;
   LogWriter& operator=(const LogWriter&) = delete;
 
-  /// Queues a piece; blocks while the queue is full. Fails if the epoch already has.
+  /// Queues a piece; blocks while the VM has too much waiting. Fails if the epoch already has.
   [[nodiscard]] Status append(const EpochInLogPtr& epoch, LogPiece piece);
   /// Queues the epoch's last piece (it ends with the epoch_end) and its commit, and waits until
   /// they are durable.
@@ -119,6 +125,9 @@ class LogWriter {
                                MonotonicTime& started);
   void finish_run(Batch& batch, std::size_t first, std::size_t count, MonotonicTime started);
   void make_trailer(Request& request) const;
+  [[nodiscard]] bool has_room(const VmId& vm) const;
+  void make_pad(std::size_t bytes);
+  void reserve(std::uint64_t end);
   [[nodiscard]] Status roll();
   [[nodiscard]] Status make_segment(SegmentId id);
   /// Cuts the log back after a full disk. Whatever lay behind the durable end has failed.
@@ -145,12 +154,14 @@ class LogWriter {
   SegmentId next_segment_;
   std::vector<EpochInLogPtr> unsynced_;  ///< epochs with pieces behind durable_
   bool mark_is_due_ = false;             ///< something was made durable that no record says yet
+  std::uint64_t run_end_ = 0;            ///< of the run being written, its pad included
+  std::uint64_t reserved_end_ = 0;       ///< up to here space was asked for in the open segment
+  std::vector<std::byte> pad_;
 
   std::mutex mutex_;
   std::condition_variable work_;
   std::condition_variable room_;
-  std::deque<Request> queue_;
-  std::size_t queued_bytes_ = 0;  ///< including those being written
+  FairQueue<Request> queue_;  ///< holds bytes until they are written
   bool stopping_ = false;
   std::optional<Error> poison_;
 
