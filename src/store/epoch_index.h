@@ -11,30 +11,12 @@
 #include <vmshadow/types.h>
 
 #include "format/epoch_records.h"
-#include "format/journal.h"
 #include "store/damage.h"
 #include "store/epoch_tally.h"
 #include "store/page_table.h"
+#include "store/record_place.h"
 
 namespace vmshadow::store {
-
-/// A record in the journal, in 12 bytes.
-struct RecordPlace {
-  std::uint32_t segment{};
-  std::uint32_t unit{};  ///< offset / kRecordAlignment
-  std::uint32_t body_bytes{};
-
-  [[nodiscard]] static RecordPlace at(format::JournalPosition position, std::uint32_t body_bytes) {
-    return {static_cast<std::uint32_t>(position.segment.value),
-            static_cast<std::uint32_t>(position.offset.value / format::kRecordAlignment),
-            body_bytes};
-  }
-  [[nodiscard]] format::JournalPosition position() const {
-    return {SegmentId{segment}, SegmentOffset{std::uint64_t{unit} * format::kRecordAlignment}};
-  }
-};
-/// RecordPlace::unit must hold every offset.
-inline constexpr std::uint64_t kSegmentBytesMax = std::uint64_t{16} << 30;
 
 struct EpochPlaces {
   std::vector<RecordPlace> groups;  ///< PageSlot::group indexes these

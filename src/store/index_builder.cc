@@ -99,18 +99,19 @@ IndexBuilder::OpenEpoch& IndexBuilder::open_for(const VmId& id, Vm& vm, JournalP
 void IndexBuilder::add_epoch_record(JournalPosition at, const format::RecordPrefix& prefix,
                                     ByteSpan body) {
   OpenEpoch& open = open_for(prefix.head.vm, vms_[prefix.head.vm], at, prefix.head);
-  const auto list = open.tally.add(prefix, body);
-  if (!list) {
-    Damage& damage = note(at, format::kRecordPrefixBytes + body.size(), list.error().message);
+  const auto placing = open.tally.add(prefix, body);
+  if (!placing) {
+    Damage& damage = note(at, format::kRecordPrefixBytes + body.size(), placing.error().message);
     damage.vm_name = index_.name_of(prefix.head.vm);
     damage.epoch = prefix.head.epoch;
     open.base_damage = damage;
     open.tally.add_damaged(prefix);
     return;
   }
-  const RecordPlace place = RecordPlace::at(at, prefix.body_bytes);
-  if (*list == PlaceList::group) open.places.groups.push_back(place);
-  if (*list == PlaceList::device) open.places.device.push_back(place);
+  const RecordPlace place =
+      RecordPlace::at(at, prefix.body_bytes, prefix.head.epoch, placing->pages);
+  if (placing->list == PlaceList::group) open.places.groups.push_back(place);
+  if (placing->list == PlaceList::device) open.places.device.push_back(place);
 }
 
 void IndexBuilder::add_end(JournalPosition at, const format::RecordPrefix& prefix, ByteSpan body) {

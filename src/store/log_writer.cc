@@ -21,11 +21,11 @@ std::size_t padded(std::size_t bytes) { return bytes + format::alignment_gap(byt
 
 }  // namespace
 
-void LogPiece::add(ByteSpan record, PlaceList list) {
-  if (list != PlaceList::none) {
+void LogPiece::add(ByteSpan record, Placing placing) {
+  if (placing.list == PlaceList::group || placing.list == PlaceList::device) {
     records.push_back({static_cast<std::uint32_t>(bytes.size()),
                        static_cast<std::uint32_t>(record.size() - format::kRecordPrefixBytes),
-                       list});
+                       placing});
   }
   format::append_bytes(bytes, record);
   bytes.resize(padded(bytes.size()));
@@ -271,9 +271,10 @@ void LogWriter::finish_run(Batch& batch, std::size_t first, std::size_t count,
     Request& request = batch[i];
     for (const LogPiece::Record& record : request.piece.records) {
       const JournalPosition at{tail_.segment, SegmentOffset{tail_.offset.value + record.offset}};
-      auto& list = record.list == PlaceList::group ? request.epoch->places.groups
-                                                   : request.epoch->places.device;
-      list.push_back(RecordPlace::at(at, record.body_bytes));
+      auto& list = record.placing.list == PlaceList::group ? request.epoch->places.groups
+                                                           : request.epoch->places.device;
+      list.push_back(
+          RecordPlace::at(at, record.body_bytes, request.epoch->head.epoch, record.placing.pages));
     }
     tail_.offset = SegmentOffset{tail_.offset.value + request.log_bytes()};
     synced = synced || request.wants_sync();

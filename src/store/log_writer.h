@@ -50,12 +50,12 @@ struct LogPiece {
   struct Record {
     std::uint32_t offset{};
     std::uint32_t body_bytes{};
-    PlaceList list{};
+    Placing placing;
   };
   std::vector<std::byte> bytes;
   std::vector<Record> records;  ///< those the index needs
 
-  void add(ByteSpan record, PlaceList list);
+  void add(ByteSpan record, Placing placing);
 };
 
 struct LogLimits {

@@ -4,13 +4,15 @@
 #include <map>
 #include <memory>
 #include <mutex>
+#include <string>
+#include <vector>
 
 #include <vmshadow/result.h>
 
 #include "base/unique_fd.h"
 #include "format/record.h"
 #include "store/directory.h"
-#include "store/epoch_index.h"
+#include "store/record_place.h"
 
 namespace vmshadow::store {
 
@@ -28,7 +30,16 @@ class SegmentFiles {
   /// Reads a record into `record` (its buffer is used again) and checks it against its checksums
   /// and what is expected of it. Errc::corrupt names segment, offset, VM and epoch.
   [[nodiscard]] Status read(const RecordPlace& place, format::RecordType type,
-                            const std::string& vm_name, Epoch epoch, Record& record) const;
+                            const std::string& vm_name, Record& record) const;
+  /// Reads from `offset` until `out` is full or the segment ends; returns the bytes read. Nothing
+  /// is checked.
+  [[nodiscard]] Result<std::size_t> read_raw(SegmentId id, SegmentOffset offset,
+                                             MutableByteSpan out) const;
+  /// The checks of read() on `bytes`, which were read from `place`.
+  [[nodiscard]] static Result<format::RecordPrefix> check(const RecordPlace& place,
+                                                          format::RecordType type,
+                                                          const std::string& vm_name,
+                                                          ByteSpan bytes);
 
  private:
   static constexpr std::size_t kOpenMax = 256;

@@ -56,9 +56,9 @@ Status Session::take(ByteSpan record) {
                 "the first epoch of a generation must be full, but it does not start with a "
                 "machine record");
   }
-  VMSHADOW_ASSIGN(const PlaceList list,
+  VMSHADOW_ASSIGN(const Placing placing,
                   open_->tally.add(prefix, record.subspan(format::kRecordPrefixBytes)));
-  open_->piece.add(record, list);
+  open_->piece.add(record, placing);
   if (open_->piece.bytes.size() < ground_.piece_bytes) return {};
   return ground_.log.append(open_->in_log, std::exchange(open_->piece, LogPiece{}));
 }
@@ -99,7 +99,7 @@ Result<CommitReceipt> Session::finish(ByteSpan end_record) {
     return refused({Errc::protocol, "the first epoch of a generation must be full"});
   }
 
-  open_->piece.add(end_record, PlaceList::none);
+  open_->piece.add(end_record, {});
   auto committed = ground_.log.commit(open_->in_log, std::move(open_->piece), tally.chain());
   if (!committed) return refused(std::move(committed).error());
 
