@@ -105,10 +105,11 @@ void append_body(std::vector<std::byte>& out, const Grant& grant);
 /// Checks the name against is_valid_vm_name().
 [[nodiscard]] Result<Grant> decode_grant(ByteSpan body);
 
-/// pad: means nothing by itself. It fills the rest of a 4 KiB block behind what was written at once,
-/// and carries a durable position where no commit or grant follows soon (the store writes one when it
-/// closes, so that later damage before it is not taken for a torn tail). VM, generation and epoch in
-/// the prefix are 0. Body: this, then any number of unused bytes up to kRecordBodyBytesMax.
+/// pad: means nothing by itself. It fills the rest of a 4 KiB block behind what was written at
+/// once, and carries a durable position where no commit or grant follows soon (the store writes one
+/// when it closes, so that later damage before it is not taken for a torn tail). VM, generation and
+/// epoch in the prefix are 0. Body: this, then any number of unused bytes up to
+/// kRecordBodyBytesMax.
 struct PadBytes {
   le64 durable_segment;
   le64 durable_offset;
@@ -122,8 +123,8 @@ void append_body(std::vector<std::byte>& out, const Pad& pad);
 [[nodiscard]] Result<Pad> decode_pad(ByteSpan body);
 /// The shortest pad record. A shorter gap cannot be filled.
 inline constexpr std::size_t kPadRecordBytesMin = kRecordPrefixBytes + sizeof(PadBytes);
-/// The bytes of the pad that takes a segment from `offset` to a multiple of `block_bytes`: 0 if it is
-/// at one, else at least kPadRecordBytesMin. Both are multiples of kRecordAlignment.
+/// The bytes of the pad that takes a segment from `offset` to a multiple of `block_bytes`: 0 if it
+/// is at one, else at least kPadRecordBytesMin. Both are multiples of kRecordAlignment.
 [[nodiscard]] std::size_t pad_bytes(std::uint64_t offset, std::size_t block_bytes);
 /// Appends that pad, if any.
 void append_pad(std::vector<std::byte>& out, std::uint64_t offset, std::size_t block_bytes,

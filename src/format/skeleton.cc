@@ -62,6 +62,17 @@ std::vector<std::vector<std::byte>> SkeletonWriter::take() {
   return std::exchange(bodies_, {});
 }
 
+SkeletonWriter::Mark SkeletonWriter::mark() const {
+  return {bodies_.size(), bodies_.empty() ? 0 : bodies_.back().size(), records_};
+}
+
+void SkeletonWriter::rewind(const Mark& mark) {
+  VMSHADOW_ASSERT(mark.bodies <= bodies_.size());
+  bodies_.resize(mark.bodies);
+  if (!bodies_.empty()) bodies_.back().resize(mark.last_bytes);
+  records_ = mark.records;
+}
+
 std::size_t SkeletonWriter::memory_bytes() const {
   std::size_t bytes = 0;
   for (const auto& body : bodies_) bytes += body.capacity();

@@ -56,6 +56,14 @@ class SkeletonWriter {
   /// The bodies of the skeleton records so far; leaves the writer empty.
   [[nodiscard]] std::vector<std::vector<std::byte>> take();
   [[nodiscard]] std::uint64_t record_count() const { return records_; }
+  /// Where it is now, to come back to if what was added since does not stay in the segment.
+  struct Mark {
+    std::size_t bodies{};
+    std::size_t last_bytes{};
+    std::uint64_t records{};
+  };
+  [[nodiscard]] Mark mark() const;
+  void rewind(const Mark& mark);
   [[nodiscard]] std::size_t memory_bytes() const;
 
  private:

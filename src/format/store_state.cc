@@ -148,7 +148,8 @@ Result<SegmentList> decode_segment_list(ByteSpan body) {
   BodyReader reader(body);
   SegmentListBytes bytes;
   SegmentList list;
-  if (!reader.read(bytes) || !read_entries(reader, bytes.count.get(), list.segments) || !reader.empty()) {
+  if (!reader.read(bytes) || !read_entries(reader, bytes.count.get(), list.segments) ||
+      !reader.empty()) {
     return malformed("segment_list", "its entries are not segments in rising order");
   }
   list.vm_count = bytes.vm_count.get();

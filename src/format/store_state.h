@@ -1,8 +1,10 @@
-// Records in which a store says what it keeps: vm_state, segment_list, replace, archived_epoch. Pure
-// encode and decode.
+// Records in which a store says what it keeps: vm_state, segment_list, replace, archived_epoch.
+// Pure encode and decode.
 //
-//   vm_state        a VM's kept epochs, pins and policy, whole, each time they change; the newest one
-//                   counts. Epochs from `next_epoch` on are kept until a later vm_state says otherwise.
+//   vm_state        a VM's kept epochs, pins and policy, whole, each time they change; the newest
+//   one
+//                   counts. Epochs from `next_epoch` on are kept until a later vm_state says
+//                   otherwise.
 //   segment_list    every segment there is, at the start of each journal segment
 //   replace         archives became part of the store, and what they were made from left it
 //   archived_epoch  the numbers of one kept epoch, in an archive
@@ -25,8 +27,8 @@ namespace vmshadow::format {
 inline constexpr std::size_t kKeptRangesMax = std::size_t{1} << 16;
 inline constexpr std::size_t kPinsMax = 4096;
 
-/// vm_state: this, then range_count KeptRangeBytes, then pin_count epochs (le64), then the name. The
-/// VM is in the prefix; generation there is the newest granted.
+/// vm_state: this, then range_count KeptRangeBytes, then pin_count epochs (le64), then the name.
+/// The VM is in the prefix; generation there is the newest granted.
 struct VmStateBytes {
   le64 version;     ///< rises with each vm_state of a VM
   le64 next_epoch;  ///< says nothing about epochs from this number on
@@ -88,8 +90,9 @@ struct SegmentEntry {
 };
 inline constexpr std::size_t kSegmentEntriesMax = (kRecordBodyBytesMax - 64) / 24;
 
-/// segment_list: this, then the segments there are, rising, the list's own last. The first record of
-/// a journal segment; behind it vm_count vm_states, all of it durable before anything else is written.
+/// segment_list: this, then the segments there are, rising, the list's own last. The first record
+/// of a journal segment; behind it vm_count vm_states, all of it durable before anything else is
+/// written.
 struct SegmentListBytes {
   le32 count;
   le32 vm_count;

@@ -325,9 +325,9 @@ Result<StoreDirectory::Listing> StoreDirectory::list() const {
   }
   const auto by_id = [](const SegmentFile& a, const SegmentFile& b) { return a.id < b.id; };
   std::sort(listing.segments.begin(), listing.segments.end(), by_id);
-  const auto twice = std::adjacent_find(
-      listing.segments.begin(), listing.segments.end(),
-      [](const SegmentFile& a, const SegmentFile& b) { return a.id == b.id; });
+  const auto twice =
+      std::adjacent_find(listing.segments.begin(), listing.segments.end(),
+                         [](const SegmentFile& a, const SegmentFile& b) { return a.id == b.id; });
   if (twice != listing.segments.end()) {
     return fail(Errc::corrupt, fmt::format("'{}' and '{}' are the same segment: move one away",
                                            segment_path(twice->tier, twice->id),

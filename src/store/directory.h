@@ -1,10 +1,10 @@
 // The store's directories: what is in them, whose they are, and who may write.
 //
 //   DIR/VMSHADOW-STORE            text: format version, the store's id, a checksum
-//   DIR/TIERS                     text: the tier directories, a checksum; absent: DIR is the only one
-//   DIR/LOCK                      flock, held by the one process that writes
-//   TIER/VMSHADOW-TIER            as VMSHADOW-STORE: says that the tier is this store's, and mounted
-//   TIER/segments/%016x.seg       segments; TIER is DIR itself where there is no TIERS
+//   DIR/TIERS                     text: the tier directories, a checksum; absent: DIR is the only
+//   one DIR/LOCK                      flock, held by the one process that writes TIER/VMSHADOW-TIER
+//   as VMSHADOW-STORE: says that the tier is this store's, and mounted TIER/segments/%016x.seg
+//   segments; TIER is DIR itself where there is no TIERS
 #pragma once
 
 #include <string>
@@ -22,13 +22,13 @@ namespace vmshadow::store {
 
 class StoreDirectory {
  public:
-  /// Opens an existing store. Errc::not_found (also for a tier that is not there: a disk that is not
-  /// mounted, say), Errc::version (another version's), Errc::corrupt, Errc::permission,
+  /// Opens an existing store. Errc::not_found (also for a tier that is not there: a disk that is
+  /// not mounted, say), Errc::version (another version's), Errc::corrupt, Errc::permission,
   /// Errc::invalid_argument (no directory, or not a store).
   [[nodiscard]] static Result<StoreDirectory> open(const std::string& path);
-  /// Makes `path` a store if it is empty or does not exist (its parent must). `tiers`, unless empty,
-  /// become the store's from now on; one that is left out must hold no segment. Call with the lock
-  /// held.
+  /// Makes `path` a store if it is empty or does not exist (its parent must). `tiers`, unless
+  /// empty, become the store's from now on; one that is left out must hold no segment. Call with
+  /// the lock held.
   [[nodiscard]] static Result<StoreDirectory> open_or_create(
       const std::string& path, io::FileSystem& files, const std::vector<TierDirectory>& tiers = {});
   /// Makes the directory if needed and takes its lock. Errc::in_use names the other process.

@@ -78,8 +78,9 @@ Status EpochAssembler::add_archived(format::JournalPosition at, const format::Re
       return {};
     }
     default:
-      return fail(Errc::corrupt, fmt::format("a record of type {:#05x} does not belong in an archive",
-                                             static_cast<unsigned>(head.type)));
+      return fail(Errc::corrupt,
+                  fmt::format("a record of type {:#05x} does not belong in an archive",
+                              static_cast<unsigned>(head.type)));
   }
 }
 
@@ -150,7 +151,8 @@ void EpochAssembler::assemble_vm(const VmId& id, Vm& vm, JournalIndex& index,
     index.set_settings(id, settings_from(*vm.state));
   }
   // By generation and epoch: what there is under each label.
-  std::map<std::pair<Generation, Epoch>, std::shared_ptr<EpochIndex>> labels = std::move(vm.committed);
+  std::map<std::pair<Generation, Epoch>, std::shared_ptr<EpochIndex>> labels =
+      std::move(vm.committed);
   std::set<std::pair<Generation, Epoch>> known;  // labels that are committed epochs
   std::set<Generation> in_journal;               // generations of which nothing was archived
   for (const auto& [label, epoch] : labels) {
@@ -177,8 +179,7 @@ void EpochAssembler::assemble_vm(const VmId& id, Vm& vm, JournalIndex& index,
       previous.reset();
       machine = nullptr;
     }
-    const bool keep =
-        known.contains(label) && (!vm.state || vm.state->keeps(label.second));
+    const bool keep = known.contains(label) && (!vm.state || vm.state->keeps(label.second));
     if (!keep) {
       pending.push_back(parts);
       continue;
@@ -199,9 +200,11 @@ void EpochAssembler::assemble_vm(const VmId& id, Vm& vm, JournalIndex& index,
       epoch->previous = Epoch{label.second.value - 1};  // is not there: chain() says so
     }
     if (epoch->machine == nullptr && !epoch->base_damage) {
-      epoch->base_damage = Damage{{epoch->places.home, SegmentOffset{0}}, 0,
+      epoch->base_damage = Damage{{epoch->places.home, SegmentOffset{0}},
+                                  0,
                                   "the machine record it builds on is missing",
-                                  index.name_of(id), label.second};
+                                  index.name_of(id),
+                                  label.second};
     }
     // What is lost may have been any page of a generation that is not all in the journal.
     if (unknown_loss_ && !previous && !in_journal.contains(generation) && !epoch->base_damage) {
@@ -215,12 +218,15 @@ void EpochAssembler::assemble_vm(const VmId& id, Vm& vm, JournalIndex& index,
   if (vm.state) {
     std::size_t named = 0;
     for (const format::KeptRange& range : vm.state->kept) {
-      for (std::uint64_t n = range.first.value; n <= range.last.value && named < kLostEpochsNamedMax;
-           ++n) {
+      for (std::uint64_t n = range.first.value;
+           n <= range.last.value && named < kLostEpochsNamedMax; ++n) {
         if (kept.contains(Epoch{n})) continue;
         ++named;
-        const Damage lost{{}, 0, fmt::format("epoch {} is to be kept, but nothing of it is left", n),
-                          index.name_of(id), Epoch{n}};
+        const Damage lost{{},
+                          0,
+                          fmt::format("epoch {} is to be kept, but nothing of it is left", n),
+                          index.name_of(id),
+                          Epoch{n}};
         if (index.add_lost(id, Epoch{n}, lost)) damage.push_back(lost);
       }
     }

@@ -1,5 +1,5 @@
-// Puts a VM's kept epochs together from what the journal and the archives hold of them, whatever the
-// order it is found in.
+// Puts a VM's kept epochs together from what the journal and the archives hold of them, whatever
+// the order it is found in.
 //
 // Everything is labelled with a generation and an epoch. The journal holds whole committed epochs
 // (of the oldest it may hold only the rear: the front was archived), archives hold pieces under the
@@ -28,7 +28,8 @@ class EpochAssembler {
   void add_committed(const VmId& vm, std::shared_ptr<EpochIndex> epoch);
   /// Whether a type of record, of those in archives, says something of an epoch.
   [[nodiscard]] static bool takes(format::RecordType type);
-  /// A record of an archive of such a type; `front` as EpochTally::add() has it. Errc::corrupt if it is malformed.
+  /// A record of an archive of such a type; `front` as EpochTally::add() has it. Errc::corrupt if
+  /// it is malformed.
   [[nodiscard]] Status add_archived(format::JournalPosition at, const format::RecordPrefix& prefix,
                                     ByteSpan front);
   /// A record of an archive of which only the prefix is good.

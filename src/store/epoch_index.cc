@@ -1,18 +1,11 @@
 #include "store/epoch_index.h"
 
 #include <algorithm>
-#include <map>
 
 #include "base/assert.h"
-#include "base/endian.h"
 
 namespace vmshadow::store {
 namespace {
-
-std::uint64_t bytes_in_log(const RecordPlace& place) {
-  const std::uint64_t bytes = place.record_bytes();
-  return bytes + format::alignment_gap(bytes);
-}
 
 void append(std::vector<RecordPlace>& to, const std::vector<RecordPlace>& from) {
   to.insert(to.end(), from.begin(), from.end());
@@ -20,12 +13,8 @@ void append(std::vector<RecordPlace>& to, const std::vector<RecordPlace>& from) 
 
 }  // namespace
 
-void EpochPlaces::add(PlaceList list, format::JournalPosition at,
-                      const format::RecordPrefix& prefix, ByteSpan front) {
-  const bool is_group = list == PlaceList::group;
-  const std::size_t pages = is_group ? load<le16>(front.data()) : 0;
-  const auto place = RecordPlace::at(at, prefix.body_bytes, prefix.head.epoch, pages);
-  switch (list) {
+void EpochPlaces::add(const Placing& placing, const RecordPlace& place) {
+  switch (placing.list) {
     case PlaceList::none:
       return;
     case PlaceList::group:
@@ -44,21 +33,14 @@ void EpochPlaces::add(PlaceList list, format::JournalPosition at,
 }
 
 void set_uses(EpochIndex& epoch) {
-  std::map<SegmentId, std::uint64_t> uses;
-  uses[epoch.places.home] += 3 * format::kRecordPrefixBytes;
-  const auto pages = epoch.pages.pages_by_group(epoch.places.groups.size());
-  for (std::size_t i = 0; i < pages.size(); ++i) {
-    const RecordPlace& place = epoch.places.groups[i];
-    if (pages[i] == 0) continue;
-    uses[place.segment()] += bytes_in_log(place) * pages[i] / std::max(1u, place.pages());
-  }
-  for (const RecordPlace& place : epoch.places.zeros) uses[place.segment()] += bytes_in_log(place);
-  for (const RecordPlace& place : epoch.places.device) uses[place.segment()] += bytes_in_log(place);
-  if (const auto& machine = epoch.places.machine) {
-    uses[machine->segment()] += bytes_in_log(*machine);
-  }
-  epoch.uses.clear();
-  for (const auto& [segment, bytes] : uses) epoch.uses.push_back({segment, bytes});
+  std::vector<RecordPlace> others = epoch.places.zeros;
+  append(others, epoch.places.device);
+  if (epoch.places.machine) others.push_back(*epoch.places.machine);
+  epoch.uses = segment_use({&epoch.pages, epoch.places.groups}, others);
+  if (uses_segment(epoch, epoch.places.home)) return;
+  epoch.uses.push_back({epoch.places.home, 0, 0});
+  std::sort(epoch.uses.begin(), epoch.uses.end(),
+            [](const SegmentUse& a, const SegmentUse& b) { return a.segment < b.segment; });
 }
 
 bool uses_segment(const EpochIndex& epoch, SegmentId segment) {
@@ -80,10 +62,9 @@ std::shared_ptr<EpochIndex> merge_dropped(std::span<const EpochIndexPtr> dropped
   merged->places.device = kept.places.device;
   merged->previous = dropped_rising.front()->previous;
 
-  std::vector<PageTable::MergeSource> sources;
+  std::vector<TableRef> tables;
   const auto take = [&](const EpochIndex& from) {
-    sources.push_back({&from.pages, static_cast<std::uint32_t>(merged->places.groups.size())});
-    append(merged->places.groups, from.places.groups);
+    tables.push_back({&from.pages, from.places.groups});
     append(merged->places.zeros, from.places.zeros);
   };
   for (const EpochIndexPtr& from : dropped_rising) {
@@ -101,12 +82,9 @@ std::shared_ptr<EpochIndex> merge_dropped(std::span<const EpochIndexPtr> dropped
   if (kept.places.machine) merged->places.machine = kept.places.machine;
   if (kept.info.full) merged->previous.reset();
 
-  merged->pages = PageTable::merge(sources);
-  const auto used = merged->pages.drop_unused_groups(merged->places.groups.size());
-  std::vector<RecordPlace> groups;
-  groups.reserve(used.size());
-  for (const std::uint32_t group : used) groups.push_back(merged->places.groups[group]);
-  merged->places.groups = std::move(groups);
+  PlacedTable placed = merge_tables(tables);
+  merged->pages = std::move(placed.pages);
+  merged->places.groups = std::move(placed.groups);
   if (merged->pages.zero_runs().empty()) merged->places.zeros.clear();
   set_uses(*merged);
   return merged;

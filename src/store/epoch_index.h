@@ -16,6 +16,7 @@
 #include "store/epoch_tally.h"
 #include "store/page_table.h"
 #include "store/record_place.h"
+#include "store/table_merge.h"
 
 namespace vmshadow::store {
 
@@ -27,15 +28,8 @@ struct EpochPlaces {
   std::optional<RecordPlace> machine;  ///< where it has one: a full epoch
   SegmentId home;  ///< the segment of its epoch_end and commit, or of its archived_epoch
 
-  /// Files a record of the epoch where EpochTally::add() says; of a page_group `front` is read.
-  void add(PlaceList list, format::JournalPosition at, const format::RecordPrefix& prefix,
-           ByteSpan front);
-};
-
-/// What an epoch needs of one segment.
-struct SegmentUse {
-  SegmentId segment;
-  std::uint64_t live_bytes{};  ///< of a group only partly needed, its share
+  /// Files a record of the epoch where EpochTally::add() says.
+  void add(const Placing& placing, const RecordPlace& place);
 };
 
 struct EpochIndex {

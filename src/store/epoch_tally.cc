@@ -19,13 +19,13 @@ void EpochTally::count(const format::RecordPrefix& prefix) {
   record_bytes_ += format::kRecordPrefixBytes + prefix.body_bytes;
 }
 
-Result<PlaceList> EpochTally::add(const format::RecordPrefix& prefix, ByteSpan front) {
+Result<Placing> EpochTally::add(const format::RecordPrefix& prefix, ByteSpan front) {
   const std::uint32_t sequence = prefix.head.sequence;
   if (sequence != next_sequence_) {
     return fail(Errc::protocol, fmt::format("record {} of the epoch comes where record {} belongs",
                                             sequence, next_sequence_));
   }
-  PlaceList list = PlaceList::none;
+  Placing placing;
   switch (prefix.head.type) {
     case RecordType::machine:
       if (sequence != 0) {
@@ -34,15 +34,16 @@ Result<PlaceList> EpochTally::add(const format::RecordPrefix& prefix, ByteSpan f
                                                 sequence));
       }
       VMSHADOW_TRY(add_machine(front));
-      list = PlaceList::machine;
+      placing.list = PlaceList::machine;
       break;
-    case RecordType::page_group:
-      VMSHADOW_TRY(add_group(sequence, front));
-      list = PlaceList::group;
+    case RecordType::page_group: {
+      VMSHADOW_ASSIGN(const std::uint32_t pages, add_group(sequence, front));
+      placing = {PlaceList::group, pages};
       break;
+    }
     case RecordType::zero_pages:
       VMSHADOW_TRY(add_zero_pages(sequence, front));
-      list = PlaceList::zeros;
+      placing.list = PlaceList::zeros;
       break;
     case RecordType::device_state:
       device_bytes_ += prefix.body_bytes;
@@ -50,14 +51,14 @@ Result<PlaceList> EpochTally::add(const format::RecordPrefix& prefix, ByteSpan f
         return fail(Errc::corrupt,
                     fmt::format("device state is empty or over {} bytes", kDeviceStateBytesMax));
       }
-      list = PlaceList::device;
+      placing.list = PlaceList::device;
       break;
     default:
       return fail(Errc::protocol, fmt::format("a record of type {:#05x} is not part of an epoch",
                                               static_cast<unsigned>(prefix.head.type)));
   }
   count(prefix);
-  return list;
+  return placing;
 }
 
 void EpochTally::add_damaged(const format::RecordPrefix& prefix) {
@@ -75,12 +76,12 @@ Status EpochTally::add_machine(ByteSpan body) {
   return {};
 }
 
-Status EpochTally::add_group(std::uint32_t sequence, ByteSpan front) {
+Result<std::uint32_t> EpochTally::add_group(std::uint32_t sequence, ByteSpan front) {
   VMSHADOW_ASSIGN(const format::PageGroup group, format::decode_page_group_keys(front));
   for (std::size_t i = 0; i < group.page_count; ++i) VMSHADOW_TRY(check_inside(group.keys[i], 1));
   pages_.add_group(groups_++, sequence, group);
   stored_pages_ += group.page_count;
-  return {};
+  return static_cast<std::uint32_t>(group.page_count);
 }
 
 Status EpochTally::add_zero_pages(std::uint32_t sequence, ByteSpan body) {

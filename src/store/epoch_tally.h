@@ -20,6 +20,10 @@ using MachinePtr = std::shared_ptr<const MachineDescription>;
 
 /// Where records of one type go in an epoch's lists.
 enum class PlaceList { none, group, zeros, device, machine };
+struct Placing {
+  PlaceList list{};
+  std::uint32_t pages{};  ///< of a group
+};
 
 class EpochTally {
  public:
@@ -31,7 +35,7 @@ class EpochTally {
   /// least what format::skeleton_meta_bytes() says of its body. Errc::protocol for a record out of
   /// order or of a wrong type, Errc::corrupt for a malformed body. The tally is of no use after an
   /// error.
-  [[nodiscard]] Result<PlaceList> add(const format::RecordPrefix& prefix, ByteSpan front);
+  [[nodiscard]] Result<Placing> add(const format::RecordPrefix& prefix, ByteSpan front);
   /// Counts a record whose body is lost but whose prefix is known.
   void add_damaged(const format::RecordPrefix& prefix);
   /// Compares with what the sender says it sent. Errc::protocol names what differs.
@@ -58,7 +62,7 @@ class EpochTally {
  private:
   void count(const format::RecordPrefix& prefix);
   Status add_machine(ByteSpan body);
-  Status add_group(std::uint32_t sequence, ByteSpan front);
+  Result<std::uint32_t> add_group(std::uint32_t sequence, ByteSpan front);
   Status add_zero_pages(std::uint32_t sequence, ByteSpan body);
   [[nodiscard]] Status check_inside(format::PageKey first, std::uint64_t count) const;
 

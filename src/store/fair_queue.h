@@ -1,9 +1,9 @@
-// What waits for the disk, a lane for each VM, served by deficit round robin: each turn of a lane is
-// worth a quantum of bytes, so a VM that floods gets its share and no more.
+// What waits for the disk, a lane for each VM, served by deficit round robin: each turn of a lane
+// is worth a quantum of bytes, so a VM that floods gets its share and no more.
 //
 // A lane that was idle is served before those that were not: the commit of a small epoch waits for
-// at most a quantum of each other lane as fresh as itself. When its turn is over it stands behind the
-// others, and so cannot overtake them again and again (as in fq_codel, RFC 8290):
+// at most a quantum of each other lane as fresh as itself. When its turn is over it stands behind
+// the others, and so cannot overtake them again and again (as in fq_codel, RFC 8290):
 //
 //            push           turn is over, or empty               turn is over
 //   idle ───────────► fresh ───────────────────────► waiting ───┐◄──────────┘

@@ -93,8 +93,8 @@ void IndexBuilder::add_own(JournalPosition at, const format::RecordPrefix& prefi
       index_.add_grant(id, grant->vm_name, prefix.head.generation);
       settle_uncommitted(id, vms_[id], at);
     } else {
-      sound = fail(grant ? Error{Errc::corrupt, fmt::format("a grant to '{}' has another VM's id",
-                                                            grant->vm_name)}
+      sound = fail(grant ? Error{Errc::corrupt,
+                                 fmt::format("a grant to '{}' has another VM's id", grant->vm_name)}
                          : grant.error());
     }
   } else if (prefix.head.type == RecordType::vm_state) {
@@ -103,9 +103,10 @@ void IndexBuilder::add_own(JournalPosition at, const format::RecordPrefix& prefi
       index_.add_grant(id, state->vm_name, prefix.head.generation);
       assembler_.add_state(id, prefix.head.generation, *std::move(state));
     } else {
-      sound = fail(state ? Error{Errc::corrupt, fmt::format("a vm_state of '{}' has another VM's id",
-                                                            state->vm_name)}
-                         : state.error());
+      sound =
+          fail(state ? Error{Errc::corrupt,
+                             fmt::format("a vm_state of '{}' has another VM's id", state->vm_name)}
+                     : state.error());
     }
   } else if (prefix.head.type == RecordType::segment_list) {
     const auto list = format::decode_segment_list(body);
@@ -164,17 +165,18 @@ IndexBuilder::OpenEpoch& IndexBuilder::open_for(const VmId& id, Vm& vm, JournalP
 void IndexBuilder::add_epoch_record(JournalPosition at, const format::RecordPrefix& prefix,
                                     ByteSpan front) {
   OpenEpoch& open = open_for(prefix.head.vm, vms_[prefix.head.vm], at, prefix.head);
-  const auto list = open.tally.add(prefix, front);
-  if (!list) {
+  const auto placing = open.tally.add(prefix, front);
+  if (!placing) {
     Damage& damage =
-        note(at, format::kRecordPrefixBytes + prefix.body_bytes, list.error().message);
+        note(at, format::kRecordPrefixBytes + prefix.body_bytes, placing.error().message);
     damage.vm_name = index_.name_of(prefix.head.vm);
     damage.epoch = prefix.head.epoch;
     open.base_damage = damage;
     open.tally.add_damaged(prefix);
     return;
   }
-  open.places.add(*list, at, prefix, front);
+  open.places.add(*placing,
+                  RecordPlace::at(at, prefix.body_bytes, prefix.head.epoch, placing->pages));
 }
 
 void IndexBuilder::add_end(JournalPosition at, const format::RecordPrefix& prefix, ByteSpan body) {

@@ -1,4 +1,5 @@
-// Turns the journal's records, in order, into committed epochs, and works out whom damage costs what.
+// Turns the journal's records, in order, into committed epochs, and works out whom damage costs
+// what.
 //
 // Per VM one epoch is open at a time:
 //
@@ -48,8 +49,8 @@ class IndexBuilder {
   [[nodiscard]] std::vector<Damage>& damage() { return damage_; }
   /// Bytes of which nothing is known: a grant may have been among them.
   [[nodiscard]] std::uint64_t unknown_bytes() const { return unknown_bytes_; }
-  /// The segments that there must be, by the newest segment_list and what followed it; empty if none
-  /// was seen.
+  /// The segments that there must be, by the newest segment_list and what followed it; empty if
+  /// none was seen.
   [[nodiscard]] const std::map<SegmentId, format::SegmentEntry>& expected() const {
     return expected_;
   }

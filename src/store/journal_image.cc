@@ -3,18 +3,72 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <tuple>
+#include <utility>
 
 #include "base/assert.h"
 #include "delta/page_group_codec.h"
+#include "store/record_stream.h"
 
 namespace vmshadow::store {
 
 using format::RecordType;
 
+namespace {
+
+/// So many pages are put in the journal's order at once; bounds what that takes.
+constexpr std::size_t kPagesSortedMax = std::size_t{1} << 24;
+
+/// Some of a table's data pages by the groups they are in, the groups in the order of the journal.
+class GroupedPages {
+ public:
+  GroupedPages(const PageTable& table, PageTable::Range range, std::span<const RecordPlace> groups)
+      : pages_(range.size()) {
+    std::vector<std::uint32_t> ends(groups.size());  // of each group's part of pages_
+    for (std::size_t i = range.begin; i < range.end; ++i) ++ends[table.slot_at(i).group];
+    std::vector<std::uint32_t> used;
+    for (std::uint32_t group = 0; group < groups.size(); ++group) {
+      if (ends[group] != 0) used.push_back(group);
+    }
+    const auto before = [&](std::uint32_t a, std::uint32_t b) {
+      return groups[a].position() < groups[b].position();
+    };
+    if (!std::is_sorted(used.begin(), used.end(), before)) {
+      std::sort(used.begin(), used.end(), before);
+    }
+    places_.reserve(used.size());
+    begins_.reserve(used.size() + 1);
+    std::uint32_t begin = 0;
+    for (const std::uint32_t group : used) {
+      places_.push_back(groups[group]);
+      begins_.push_back(begin);
+      begin += std::exchange(ends[group], begin);
+    }
+    begins_.push_back(begin);
+    for (std::size_t i = range.begin; i < range.end; ++i) {
+      pages_[ends[table.slot_at(i).group]++] = static_cast<std::uint32_t>(i - range.begin);
+    }
+  }
+
+  [[nodiscard]] const std::vector<RecordPlace>& places() const { return places_; }
+  /// By index in places(): the pages, counted from the range's begin.
+  [[nodiscard]] std::span<const std::uint32_t> pages_of(std::size_t place) const {
+    return std::span(pages_).subspan(begins_[place], begins_[place + 1] - begins_[place]);
+  }
+
+ private:
+  std::vector<std::uint32_t> pages_;
+  std::vector<RecordPlace> places_;
+  std::vector<std::uint32_t> begins_;
+};
+
+}  // namespace
+
 JournalImage::JournalImage(std::string vm_name, std::vector<EpochIndexPtr> chain,
-                           std::shared_ptr<const SegmentFiles> segments)
-    : vm_name_(std::move(vm_name)), chain_(std::move(chain)), segments_(std::move(segments)) {
+                           std::shared_ptr<const SegmentFiles> segments, SegmentFiles::Hold held)
+    : vm_name_(std::move(vm_name)),
+      chain_(std::move(chain)),
+      segments_(std::move(segments)),
+      held_(std::move(held)) {
   VMSHADOW_ASSERT(!chain_.empty() && chain_.front()->machine != nullptr);
 }
 
@@ -23,7 +77,7 @@ Result<std::vector<std::byte>> JournalImage::device_state() const {
   state.reserve(info().device_bytes);
   SegmentFiles::Record record;
   for (const RecordPlace& place : chain_.back()->places.device) {
-    VMSHADOW_TRY(segments_->read(place, RecordType::device_state, vm_name_, info().epoch, record));
+    VMSHADOW_TRY(segments_->read(place, RecordType::device_state, vm_name_, record));
     format::append_bytes(state, record.body());
   }
   return state;
@@ -39,21 +93,16 @@ Result<std::uint64_t> JournalImage::pages_of(BlockIndex block) const {
   return blocks[block.value].pages();
 }
 
-Error JournalImage::with_place(Error error, std::uint32_t epoch, std::uint32_t group) const {
-  const RecordPlace& place = chain_[epoch]->places.groups[group];
-  return Damage{place.position(), format::kRecordPrefixBytes + place.body_bytes,
-                std::move(error.message), vm_name_, chain_[epoch]->info.epoch}
+Error JournalImage::with_place(Error error, const RecordPlace& place) const {
+  return Damage{place.position(), place.record_bytes(), std::move(error.message), vm_name_,
+                place.epoch()}
       .error();
 }
 
-Result<format::PageGroup> JournalImage::read_group(std::uint32_t epoch, std::uint32_t group,
-                                                   SegmentFiles::Record& record) const {
-  const EpochIndex& index = *chain_[epoch];
-  VMSHADOW_TRY(segments_->read(index.places.groups[group], RecordType::page_group, vm_name_,
-                               index.info.epoch, record));
-  auto decoded = format::decode_page_group(record.body());
-  if (!decoded) return fail(with_place(decoded.error(), epoch, group));
-  return decoded;
+const ResolvedPages& JournalImage::resolved() const {
+  std::call_once(resolved_once_,
+                 [&] { resolved_.emplace(chain_, machine().layout.blocks.size()); });
+  return *resolved_;
 }
 
 Status JournalImage::read_page(BlockIndex block, PageNumber page, MutableByteSpan out) const {
@@ -65,77 +114,68 @@ Status JournalImage::read_page(BlockIndex block, PageNumber page, MutableByteSpa
                                                     block.value, vm_name_, pages, page.value));
   }
   const format::PageKey key{block, page};
-  for (std::size_t i = chain_.size(); i-- > 0;) {
-    const PageLookup found = chain_[i]->pages.find(key);
-    if (found.kind == PageLookup::Kind::absent) continue;
-    if (found.kind == PageLookup::Kind::zero) break;
-    const auto epoch = static_cast<std::uint32_t>(i);
-    SegmentFiles::Record record;
-    VMSHADOW_ASSIGN(const format::PageGroup group, read_group(epoch, found.slot.group, record));
-    if (found.slot.slot >= group.page_count || group.keys[found.slot.slot] != key) {
-      return fail(
-          with_place({Errc::corrupt, "the group does not hold the page"}, epoch, found.slot.group));
-    }
-    if (auto decoded = delta::decode_page(group, found.slot.slot, out); !decoded) {
-      return fail(with_place(decoded.error(), epoch, found.slot.group));
-    }
+  const PageLookup found = resolved().find(key);
+  if (found.kind != PageLookup::Kind::data) {
+    std::fill(out.begin(), out.end(), std::byte{});
     return {};
   }
-  std::fill(out.begin(), out.end(), std::byte{});
-  return {};
-}
-
-/// Visits the zero pages and collects the data pages, the newest version of each.
-Status JournalImage::visit_zero_pages(BlockIndex block, std::uint64_t pages,
-                                      const PageVisitor& visit,
-                                      std::vector<NeededPage>& needed) const {
-  std::vector<bool> seen(pages);
-  for (std::size_t i = chain_.size(); i-- > 0;) {
-    chain_[i]->pages.for_each_data_page(block, [&](PageNumber page, PageSlot slot) {
-      if (page.value >= pages || seen[page.value]) return;
-      seen[page.value] = true;
-      needed.push_back({static_cast<std::uint32_t>(i), slot.group, slot.slot,
-                        static_cast<std::uint32_t>(page.value >> 32),
-                        static_cast<std::uint32_t>(page.value)});
-    });
-    Status status;
-    chain_[i]->pages.for_each_zero_run(block, [&](PageNumber first, std::uint64_t count) {
-      const std::uint64_t end = std::min(pages, first.value + count);
-      for (std::uint64_t page = first.value; page < end && status; ++page) {
-        if (seen[page]) continue;
-        seen[page] = true;
-        status = visit(PageNumber{page}, nullptr);
-      }
-    });
-    VMSHADOW_TRY(std::move(status));
+  const RecordPlace& place = resolved().groups()[found.slot.group];
+  SegmentFiles::Record record;
+  VMSHADOW_TRY(segments_->read(place, RecordType::page_group, vm_name_, record));
+  const auto group = format::decode_page_group(record.body());
+  if (!group) return fail(with_place(group.error(), place));
+  if (found.slot.slot >= group->page_count || group->keys[found.slot.slot] != key) {
+    return fail(with_place({Errc::corrupt, "the group does not hold the page"}, place));
+  }
+  if (auto decoded = delta::decode_page(*group, found.slot.slot, out); !decoded) {
+    return fail(with_place(decoded.error(), place));
   }
   return {};
 }
 
 Status JournalImage::for_each_page(BlockIndex block, const PageVisitor& visit) const {
   VMSHADOW_ASSIGN(const std::uint64_t pages, pages_of(block));
-  std::vector<NeededPage> needed;
-  VMSHADOW_TRY(visit_zero_pages(block, pages, visit, needed));
-  std::sort(needed.begin(), needed.end(), [](const NeededPage& a, const NeededPage& b) {
-    return std::tie(a.epoch, a.group, a.slot) < std::tie(b.epoch, b.group, b.slot);
-  });
-  std::vector<std::byte> raw(format::kGroupPagesMax * kPageBytes);
-  SegmentFiles::Record record;
-  for (std::size_t i = 0; i < needed.size();) {
-    const std::uint32_t epoch = needed[i].epoch;
-    const std::uint32_t index = needed[i].group;
-    VMSHADOW_ASSIGN(const format::PageGroup group, read_group(epoch, index, record));
-    const MutableByteSpan out = MutableByteSpan(raw).first(group.page_count * kPageBytes);
-    if (auto decoded = delta::decode_pages(group, out); !decoded) {
-      return fail(with_place(decoded.error(), epoch, index));
+  const PageTable& table = resolved().pages();
+  Status status;
+  table.for_each_zero_run(block, [&](PageNumber first, std::uint64_t count) {
+    const std::uint64_t end = std::min(pages, first.value + count);
+    for (std::uint64_t page = first.value; page < end && status; ++page) {
+      status = visit(PageNumber{page}, nullptr);
     }
-    for (; i < needed.size() && needed[i].epoch == epoch && needed[i].group == index; ++i) {
-      const NeededPage& page = needed[i];
-      if (page.slot >= group.page_count ||
-          group.keys[page.slot] != format::PageKey{block, page.page()}) {
-        return fail(with_place({Errc::corrupt, "the group does not hold the page"}, epoch, index));
+  });
+  VMSHADOW_TRY(std::move(status));
+  PageTable::Range range = table.data_range(block);
+  while (range.size() > 0 && table.page_at(range.end - 1).value >= pages) --range.end;
+  while (range.size() > 0) {
+    const std::size_t end = range.begin + std::min(range.size(), kPagesSortedMax);
+    VMSHADOW_TRY(visit_data_pages(block, {range.begin, end}, visit));
+    range.begin = end;
+  }
+  return {};
+}
+
+Status JournalImage::visit_data_pages(BlockIndex block, PageTable::Range range,
+                                      const PageVisitor& visit) const {
+  const PageTable& table = resolved().pages();
+  const GroupedPages grouped(table, range, resolved().groups());
+  RecordStream records(*segments_, RecordType::page_group, vm_name_, grouped.places());
+  std::vector<std::byte> raw(format::kGroupPagesMax * kPageBytes);
+  for (std::size_t g = 0; g < grouped.places().size(); ++g) {
+    const RecordPlace& place = grouped.places()[g];
+    VMSHADOW_ASSIGN(const ByteSpan body, records.next());
+    const auto group = format::decode_page_group(body);
+    if (!group) return fail(with_place(group.error(), place));
+    const MutableByteSpan out = MutableByteSpan(raw).first(group->page_count * kPageBytes);
+    if (auto decoded = delta::decode_pages(*group, out); !decoded) {
+      return fail(with_place(decoded.error(), place));
+    }
+    for (const std::uint32_t i : grouped.pages_of(g)) {
+      const PageNumber page = table.page_at(range.begin + i);
+      const std::size_t slot = table.slot_at(range.begin + i).slot;
+      if (slot >= group->page_count || group->keys[slot] != format::PageKey{block, page}) {
+        return fail(with_place({Errc::corrupt, "the group does not hold the page"}, place));
       }
-      VMSHADOW_TRY(visit(page.page(), raw.data() + page.slot * kPageBytes));
+      VMSHADOW_TRY(visit(page, raw.data() + slot * kPageBytes));
     }
   }
   return {};

@@ -1,14 +1,17 @@
 // One committed epoch put together from the journal: the newest version of each page among the
-// epochs from the full one up to it.
+// epochs from the full one up to it. Where that is is worked out once, when a page is first read.
 #pragma once
 
 #include <memory>
+#include <mutex>
+#include <optional>
 #include <string>
 #include <vector>
 
 #include <vmshadow/shadow_reader.h>
 
 #include "store/epoch_index.h"
+#include "store/resolved_pages.h"
 #include "store/segment_files.h"
 
 namespace vmshadow::store {
@@ -17,7 +20,7 @@ class JournalImage final : public EpochImage {
  public:
   /// `chain`: the full epoch first, the image's own last; all undamaged as far as is known.
   JournalImage(std::string vm_name, std::vector<EpochIndexPtr> chain,
-               std::shared_ptr<const SegmentFiles> segments);
+               std::shared_ptr<const SegmentFiles> segments, SegmentFiles::Hold held);
 
   [[nodiscard]] const EpochInfo& info() const override { return chain_.back()->info; }
   [[nodiscard]] const MachineDescription& machine() const override {
@@ -29,28 +32,19 @@ class JournalImage final : public EpochImage {
   [[nodiscard]] Status for_each_page(BlockIndex block, const PageVisitor& visit) const override;
 
  private:
-  /// One data page that is the newest version, in the order of the journal.
-  struct NeededPage {
-    std::uint32_t epoch;  ///< index into chain_
-    std::uint32_t group;
-    std::uint32_t slot;
-    std::uint32_t page_high;
-    std::uint32_t page_low;
-    [[nodiscard]] PageNumber page() const {
-      return PageNumber{(std::uint64_t{page_high} << 32) | page_low};
-    }
-  };
-  [[nodiscard]] Status visit_zero_pages(BlockIndex block, std::uint64_t pages,
-                                        const PageVisitor& visit,
-                                        std::vector<NeededPage>& needed) const;
-  [[nodiscard]] Result<format::PageGroup> read_group(std::uint32_t epoch, std::uint32_t group,
-                                                     SegmentFiles::Record& record) const;
-  [[nodiscard]] Error with_place(Error error, std::uint32_t epoch, std::uint32_t group) const;
+  [[nodiscard]] const ResolvedPages& resolved() const;
+  /// Visits the data pages of `range` in the order of the journal.
+  [[nodiscard]] Status visit_data_pages(BlockIndex block, PageTable::Range range,
+                                        const PageVisitor& visit) const;
+  [[nodiscard]] Error with_place(Error error, const RecordPlace& place) const;
   [[nodiscard]] Result<std::uint64_t> pages_of(BlockIndex block) const;
 
   const std::string vm_name_;
   const std::vector<EpochIndexPtr> chain_;
   const std::shared_ptr<const SegmentFiles> segments_;
+  const SegmentFiles::Hold held_;  ///< all segments it reads
+  mutable std::once_flag resolved_once_;
+  mutable std::optional<ResolvedPages> resolved_;
 };
 
 }  // namespace vmshadow::store

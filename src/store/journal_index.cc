@@ -52,8 +52,7 @@ void JournalIndex::replace_epochs(const VmId& id, const std::map<Epoch, EpochInd
 }
 
 bool JournalIndex::builds_on(const EpochIndex& later, const EpochIndex& earlier) {
-  return earlier.info.generation == later.info.generation &&
-         later.previous == earlier.info.epoch;
+  return earlier.info.generation == later.info.generation && later.previous == earlier.info.epoch;
 }
 
 VmInfo JournalIndex::info_of(const VmId& id, const Vm& vm) {
@@ -97,6 +96,12 @@ std::string JournalIndex::name_of(const VmId& id) const {
   return found == vms_.end() || found->second.name.empty() ? id.hex() : found->second.name;
 }
 
+bool JournalIndex::is_named(const VmId& id) const {
+  const std::shared_lock lock(mutex_);
+  const auto found = vms_.find(id);
+  return found != vms_.end() && !found->second.name.empty();
+}
+
 Generation JournalIndex::generation_of(const VmId& id) const {
   const std::shared_lock lock(mutex_);
   const auto found = vms_.find(id);
@@ -122,6 +127,50 @@ std::vector<EpochIndexPtr> JournalIndex::epochs(const VmId& id) const {
   return found == vms_.end() ? std::vector<EpochIndexPtr>{} : found->second.epochs;
 }
 
+namespace {
+
+bool same_record(const RecordPlace& a, const RecordPlace& b) {
+  return a.position() == b.position();
+}
+
+bool has_record(const std::vector<RecordPlace>& list, const RecordPlace& place) {
+  return std::any_of(list.begin(), list.end(),
+                     [&](const RecordPlace& p) { return same_record(p, place); });
+}
+
+}  // namespace
+
+std::vector<Epoch> JournalIndex::epochs_needing(const VmId& id, const RecordPlace& place) const {
+  std::vector<Epoch> needing;
+  std::vector<format::PageKey> pages;  // that are still the newest state
+  bool inherited = false;              // a machine or zero pages of it
+  Generation generation;
+  for (const EpochIndexPtr& epoch : epochs(id)) {
+    if (epoch->info.generation != generation) {
+      generation = epoch->info.generation;
+      pages.clear();
+      inherited = false;
+    }
+    std::erase_if(pages, [&](const format::PageKey& key) {
+      return epoch->pages.find(key).kind != PageLookup::Kind::absent;
+    });
+    const auto& groups = epoch->places.groups;
+    const auto group = std::find_if(groups.begin(), groups.end(),
+                                    [&](const RecordPlace& p) { return same_record(p, place); });
+    if (group != groups.end()) {
+      const auto index = static_cast<std::uint32_t>(group - groups.begin());
+      for (std::size_t i = 0; i < epoch->pages.data_pages(); ++i) {
+        if (epoch->pages.slot_at(i).group == index) pages.push_back(epoch->pages.key_at(i));
+      }
+    }
+    const auto& machine = epoch->places.machine;
+    inherited = inherited || (machine && same_record(*machine, place));
+    const bool own = has_record(epoch->places.device, place);
+    if (own || inherited || !pages.empty()) needing.push_back(epoch->info.epoch);
+  }
+  return needing;
+}
+
 JournalIndex::Totals JournalIndex::totals() const {
   const std::shared_lock lock(mutex_);
   Totals totals;
@@ -131,7 +180,8 @@ JournalIndex::Totals JournalIndex::totals() const {
       totals.page_versions += epoch->pages.data_pages();
       totals.memory_bytes += sizeof(EpochIndex) + epoch->pages.memory_bytes() +
                              epoch->uses.capacity() * sizeof(SegmentUse);
-      for (const auto* list : {&epoch->places.groups, &epoch->places.zeros, &epoch->places.device}) {
+      for (const auto* list :
+           {&epoch->places.groups, &epoch->places.zeros, &epoch->places.device}) {
         totals.memory_bytes += list->capacity() * sizeof(RecordPlace);
       }
       for (const SegmentUse& use : epoch->uses) totals.live_bytes[use.segment] += use.live_bytes;

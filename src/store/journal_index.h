@@ -46,6 +46,8 @@ class JournalIndex {
   [[nodiscard]] std::optional<VmInfo> vm(const VmId& id) const;
   /// The VM's name, or its id in hex if that is all that is known.
   [[nodiscard]] std::string name_of(const VmId& id) const;
+  /// The name is known. (Its grant may have been damaged.)
+  [[nodiscard]] bool is_named(const VmId& id) const;
   [[nodiscard]] Generation generation_of(const VmId& id) const;
   [[nodiscard]] VmSettings settings_of(const VmId& id) const;
   [[nodiscard]] std::vector<VmId> ids() const;
@@ -58,6 +60,9 @@ class JournalIndex {
   /// Errc::not_found, or Errc::corrupt with the damage that is in the way.
   [[nodiscard]] Result<std::vector<EpochIndexPtr>> chain(const std::string& vm_name,
                                                          Epoch epoch) const;
+
+  /// The kept epochs whose image has a page from, or that otherwise need, the record at `place`.
+  [[nodiscard]] std::vector<Epoch> epochs_needing(const VmId& id, const RecordPlace& place) const;
 
   struct Totals {
     std::uint64_t epochs{};

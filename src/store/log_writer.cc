@@ -4,10 +4,12 @@
 #include <spdlog/spdlog.h>
 
 #include <algorithm>
+#include <array>
+#include <cstring>
 
 #include "base/assert.h"
 #include "io/aligned_buffer.h"
-#include "io/file.h"
+#include "store/tier_choice.h"
 
 namespace vmshadow::store {
 
@@ -21,45 +23,33 @@ constexpr std::size_t kBatchBytes = std::size_t{8} << 20;
 constexpr std::size_t kCommitBatchBytes = std::size_t{4} << 20;
 /// A VM's turn in the queue.
 constexpr std::size_t kQuantumBytes = std::size_t{256} << 10;
-/// Space is reserved so much at a time: much less and each commit pays for it, much more and a small
-/// disk looks full.
+/// Space is reserved so much at a time: much less and each commit pays for it, much more and a
+/// small disk looks full.
 constexpr std::uint64_t kReserveBytes = std::uint64_t{32} << 20;
-
-constexpr std::size_t kPadBytesMin = format::kRecordPrefixBytes + sizeof(format::PadBytes);
 
 std::size_t padded(std::size_t bytes) { return bytes + format::alignment_gap(bytes); }
 
-/// The length of the pad record that goes from `offset` to the end of a block; 0 if it is one.
-std::size_t pad_bytes(std::uint64_t offset) {
-  const std::size_t gap = io::round_up_to_block(offset) - offset;
-  return gap > 0 && gap < kPadBytesMin ? gap + io::kDirectBlockBytes : gap;
-}
-
 }  // namespace
 
-void LogPiece::add(ByteSpan record, PlaceList list) {
-  if (list != PlaceList::none) {
+void LogPiece::add(ByteSpan record, Placing placing) {
+  if (placing.list != PlaceList::none) {
     records.push_back({static_cast<std::uint32_t>(bytes.size()),
                        static_cast<std::uint32_t>(record.size() - format::kRecordPrefixBytes),
-                       list});
+                       placing});
   }
   format::append_bytes(bytes, record);
   bytes.resize(padded(bytes.size()));
 }
 
-LogWriter::LogWriter(const StoreDirectory& directory, io::FileSystem& files, const Clock& clock,
-                     LogLimits limits, std::unique_ptr<io::AppendFile> file,
-                     std::optional<JournalPosition> tail, SegmentId next_segment)
-    : directory_(directory),
+LogWriter::LogWriter(SegmentCatalog& catalog, io::FileSystem& files, const Clock& clock,
+                     LogLimits limits, Opening opening)
+    : catalog_(catalog),
       files_(files),
       clock_(clock),
       limits_(limits),
-      file_(std::move(file)),
-      tail_(tail.value_or(JournalPosition{})),
-      durable_(tail_),
-      next_segment_(next_segment),
-      queue_(kQuantumBytes) {
-  VMSHADOW_ASSERT((file_ != nullptr) == tail.has_value());
+      opening_(std::move(opening)),
+      queue_(kQuantumBytes),
+      open_segment_(catalog.newest().next()) {
   thread_ = std::thread([this] { run(); });
 }
 
@@ -87,16 +77,14 @@ void LogWriter::push(Request request) {
 
 bool LogWriter::has_room(const VmId& vm) const {
   const std::size_t held = queue_.held_bytes(vm);
-  return held == 0 ||
-         (held < limits_.vm_queue_bytes && queue_.held_bytes() < limits_.queue_bytes);
+  return held == 0 || (held < limits_.vm_queue_bytes && queue_.held_bytes() < limits_.queue_bytes);
 }
 
 Status LogWriter::append(const EpochInLogPtr& epoch, LogPiece piece) {
   {
     std::unique_lock lock(mutex_);
-    room_.wait(lock, [&] {
-      return stopping_ || poison_ || epoch->failure || has_room(epoch->head.vm);
-    });
+    room_.wait(lock,
+               [&] { return stopping_ || poison_ || epoch->failure || has_room(epoch->head.vm); });
     if (epoch->failure) return fail(*epoch->failure);
     if (poison_) return fail(*poison_);
   }
@@ -135,9 +123,36 @@ Status LogWriter::grant(const VmId& vm, const std::string& vm_name, Generation g
   return {};
 }
 
+Status LogWriter::note(Note note) {
+  std::vector<std::byte> sample;
+  note.body(sample, {});
+  Request request;
+  request.kind = RequestKind::note;
+  request.note_bytes = sample.size();
+  request.epoch = std::make_shared<EpochInLog>();
+  request.epoch->head = note.head;
+  request.epoch->vm_name = note.vm_name;
+  request.note = std::move(note);
+  VMSHADOW_TRY(submit_and_wait(std::move(request)));
+  return {};
+}
+
 void LogWriter::abandon(const EpochInLogPtr& epoch) {
   const std::lock_guard lock(mutex_);
   epoch->abandoned = true;
+  unsettled_.erase(epoch.get());
+}
+
+void LogWriter::indexed(const EpochInLogPtr& epoch) {
+  const std::lock_guard lock(mutex_);
+  unsettled_.erase(epoch.get());
+}
+
+SegmentId LogWriter::settled_before() const {
+  const std::lock_guard lock(mutex_);
+  SegmentId first = open_segment_;
+  for (const auto& [epoch, segment] : unsettled_) first = std::min(first, segment);
+  return first;
 }
 
 // ---- the writer thread
@@ -152,6 +167,8 @@ std::size_t LogWriter::Request::log_bytes() const {
     case RequestKind::grant:
       return padded(format::kRecordPrefixBytes + sizeof(format::GrantBytes) +
                     epoch->vm_name.size());
+    case RequestKind::note:
+      return padded(format::kRecordPrefixBytes + note_bytes);
   }
   return 0;
 }
@@ -171,7 +188,7 @@ void LogWriter::run() {
     }
     room_.notify_all();
   }
-  write_closing_mark();
+  close_segment();
 }
 
 bool LogWriter::take(Batch& batch) {
@@ -227,7 +244,8 @@ std::size_t LogWriter::fitting(const Batch& batch, std::size_t first) const {
     end += batch[first + count].log_bytes();
     // A fresh segment takes one request of any size: they are bounded, segments need not be large.
     const bool alone = count == 0 && tail_.offset.value == format::kSegmentHeadBytes;
-    if (end + pad_bytes(end) > limits_.segment_bytes && !alone) break;
+    if (end + format::pad_bytes(end, io::kDirectBlockBytes) > limits_.segment_bytes && !alone)
+      break;
     ++count;
   }
   return count;
@@ -270,24 +288,18 @@ Status LogWriter::try_run(Batch& batch, std::size_t first, std::size_t count,
     if (request.wants_sync()) durability = io::Durability::durable;
     end += request.log_bytes();
   }
-  if (const std::size_t bytes = pad_bytes(end); bytes > 0) {
-    make_pad(bytes);
-    pieces.emplace_back(pad_);
-    end += bytes;
-  }
+  make_pad(end);
+  if (!pad_.empty()) pieces.emplace_back(pad_);
+  end += pad_.size();
   run_end_ = end;
   reserve(end);
   started = clock_.monotonic();
   return file_->write(pieces, tail_.offset.value, durability);
 }
 
-void LogWriter::make_pad(std::size_t bytes) {
-  std::vector<std::byte> body;
-  body.reserve(bytes);
-  format::append_body(body, format::Pad{durable_});
-  body.resize(bytes - format::kRecordPrefixBytes);
+void LogWriter::make_pad(std::uint64_t offset) {
   pad_.clear();
-  format::append_record(pad_, {format::RecordType::pad, 0, {}, {}, {}}, body);
+  format::append_pad(pad_, offset, io::kDirectBlockBytes, durable_);
 }
 
 /// Without it, each sync would bring the file system's own journal to the disk as well.
@@ -297,7 +309,7 @@ void LogWriter::reserve(std::uint64_t end) {
   reserved_end_ = std::min(whole, end + kReserveBytes);
   if (const auto reserved = file_->preallocate(reserved_end_); !reserved) {
     spdlog::debug("the journal in '{}' is written without space reserved in advance: {}",
-                  directory_.path(), reserved.error().message);
+                  tier_path(), reserved.error().message);
   }
 }
 
@@ -308,13 +320,23 @@ void LogWriter::make_trailer(Request& request) const {
   std::vector<std::byte> body;
   format::RecordHead head = request.epoch->head;
   head.sequence = 0;
-  if (request.kind == RequestKind::commit) {
-    head.type = format::RecordType::commit;
-    format::append_body(body, format::Commit{request.recorded_wall, request.chain, durable_});
-  } else {
-    head.type = format::RecordType::grant;
-    format::append_body(body,
-                        format::Grant{request.recorded_wall, request.epoch->vm_name, durable_});
+  switch (request.kind) {
+    case RequestKind::commit:
+      head.type = format::RecordType::commit;
+      format::append_body(body, format::Commit{request.recorded_wall, request.chain, durable_});
+      break;
+    case RequestKind::grant:
+      head.type = format::RecordType::grant;
+      format::append_body(body,
+                          format::Grant{request.recorded_wall, request.epoch->vm_name, durable_});
+      break;
+    case RequestKind::note:
+      if (request.note.writing) request.note.writing();
+      request.note.body(body, durable_);
+      VMSHADOW_ASSERT(body.size() == request.note_bytes);
+      break;
+    case RequestKind::piece:
+      break;
   }
   format::append_record(request.trailer, head, body);
   request.trailer.resize(padded(request.trailer.size()));
@@ -325,14 +347,25 @@ void LogWriter::finish_run(Batch& batch, std::size_t first, std::size_t count,
   const auto sync =
       std::chrono::duration_cast<std::chrono::microseconds>(clock_.monotonic() - started);
   bool synced = false;
+  written_bytes_ += run_end_ - tail_.offset.value;
   for (std::size_t i = first; i < first + count; ++i) {
     Request& request = batch[i];
+    if (request.kind == RequestKind::piece || request.kind == RequestKind::commit) {
+      ingested_bytes_ += request.piece.bytes.size();
+      const std::lock_guard lock(mutex_);
+      if (!request.epoch->abandoned) {
+        unsettled_.try_emplace(request.epoch.get(), tail_.segment);
+      }
+    }
+    EpochPlaces& places = request.epoch->places;
     for (const LogPiece::Record& record : request.piece.records) {
       const JournalPosition at{tail_.segment, SegmentOffset{tail_.offset.value + record.offset}};
-      auto& list = record.list == PlaceList::group ? request.epoch->places.groups
-                                                   : request.epoch->places.device;
-      list.push_back(RecordPlace::at(at, record.body_bytes));
+      places.add(record.placing, RecordPlace::at(at, record.body_bytes, request.epoch->head.epoch,
+                                                 record.placing.pages));
     }
+    if (request.kind == RequestKind::commit) places.home = tail_.segment;
+    add_to_skeleton(tail_.offset.value, request.piece.bytes);
+    add_to_skeleton(tail_.offset.value + request.piece.bytes.size(), request.trailer);
     tail_.offset = SegmentOffset{tail_.offset.value + request.log_bytes()};
     synced = synced || request.wants_sync();
     if (!request.wants_sync() && (unsynced_.empty() || unsynced_.back() != request.epoch)) {
@@ -342,7 +375,8 @@ void LogWriter::finish_run(Batch& batch, std::size_t first, std::size_t count,
   tail_.offset = SegmentOffset{run_end_};
   if (!synced) return;
   durable_ = tail_;
-  mark_is_due_ = true;
+  durable_skeleton_ = skeleton_.mark();
+  catalog_.set_bytes(tail_.segment, tail_.offset.value, false);
   unsynced_.clear();
   for (std::size_t i = first; i < first + count; ++i) {
     Request& request = batch[i];
@@ -352,47 +386,84 @@ void LogWriter::finish_run(Batch& batch, std::size_t first, std::size_t count,
   }
 }
 
+void LogWriter::add_to_skeleton(std::uint64_t offset, ByteSpan records) {
+  while (!records.empty()) {
+    format::RecordPrefixBytes prefix;
+    std::memcpy(&prefix, records.data(), sizeof prefix);
+    const std::size_t bytes = format::kRecordPrefixBytes + prefix.body_bytes.get();
+    skeleton_.add(offset, records.first(bytes));
+    offset += padded(bytes);
+    records = records.subspan(padded(bytes));
+  }
+}
+
+Status LogWriter::seal() {
+  const std::uint64_t end = tail_.offset.value;
+  const std::vector<std::byte> bytes =
+      format::encode_segment_end(tail_.segment, end, skeleton_, durable_);
+  const ByteSpan piece = bytes;
+  auto written = file_->write({&piece, 1}, end, io::Durability::buffered);
+  std::uint64_t sealed_end = end + bytes.size();
+  if (!written && written.error().code != Errc::no_space) return written;
+  if (!written) sealed_end = end;  // the segment is whole without: it takes longer to read
+  // Recovery takes every journal segment but the last for durable.
+  VMSHADOW_TRY(file_->truncate(sealed_end));
+  durable_ = tail_;
+  catalog_.set_bytes(tail_.segment, sealed_end, written.has_value());
+  written_bytes_ += sealed_end - end;
+  unsynced_.clear();
+  file_.reset();
+  const std::lock_guard lock(mutex_);
+  open_segment_ = tail_.segment.next();
+  return {};
+}
+
 Status LogWriter::roll() {
-  if (file_ != nullptr && (durable_ != tail_ || reserved_end_ > 0)) {
-    // Recovery takes every segment but the last for durable.
-    if (auto synced = file_->truncate(tail_.offset.value); !synced) {
-      poison(synced.error());
+  if (file_ != nullptr) {
+    if (auto sealed = seal(); !sealed) {
+      poison(sealed.error());
       return fail(poison_error());
     }
-    durable_ = tail_;
-    unsynced_.clear();
   }
-  return make_segment(next_segment_);
+  return make_segment();
 }
 
-namespace {
-
-/// A durable file with a durable name that holds `head`.
-Result<std::unique_ptr<io::AppendFile>> create_segment(io::FileSystem& files,
-                                                       const StoreDirectory& directory,
-                                                       SegmentId id, ByteSpan head) {
-  VMSHADOW_ASSIGN(auto file, files.create(directory.segment_path(id)));
-  VMSHADOW_TRY(file->write({&head, 1}, 0, io::Durability::durable));
-  VMSHADOW_TRY(files.sync_directory(directory.segments_path()));
-  return file;
-}
-
-}  // namespace
-
-Status LogWriter::make_segment(SegmentId id) {
-  auto made = create_segment(files_, directory_, id,
-                             format::encode_segment_head({directory_.id(), id, clock_.wall()}));
+Status LogWriter::make_segment() {
+  VMSHADOW_ASSIGN(tier_, choose_tier(catalog_, TierKind::ssd, limits_.room_bytes_min));
+  const StoreDirectory& directory = catalog_.directory();
+  const SegmentId id = catalog_.allocate();
+  const std::string path = directory.segment_path(tier_, id);
+  const std::vector<std::byte> head = format::encode_segment_head(
+      {directory.id(), id, clock_.wall(), format::SegmentKind::journal});
+  const std::vector<std::byte> opening = opening_(id);
+  const std::uint64_t end = head.size() + opening.size();
+  durable_ = {id, SegmentOffset{0}};  // nothing in it is yet
+  make_pad(end);
+  const std::array<ByteSpan, 3> pieces = {head, opening, pad_};
+  const auto create = [&]() -> Result<std::unique_ptr<io::AppendFile>> {
+    VMSHADOW_ASSIGN(auto file, files_.create(path));
+    VMSHADOW_TRY(file->write(pieces, 0, io::Durability::durable));
+    VMSHADOW_TRY(files_.sync_directory(directory.segments_path(tier_)));
+    return file;
+  };
+  auto made = create();
   if (made) {
     file_ = std::move(*made);
     reserved_end_ = 0;
-    tail_ = durable_ = {id, SegmentOffset{format::kSegmentHeadBytes}};
-    next_segment_ = id.next();
+    tail_ = durable_ = {id, SegmentOffset{end + pad_.size()}};
+    skeleton_ = {};
+    add_to_skeleton(format::kSegmentHeadBytes, opening);
+    durable_skeleton_ = skeleton_.mark();
+    catalog_.add(id, {format::SegmentKind::journal, tier_, tail_.offset.value, false, true});
+    written_bytes_ += tail_.offset.value;
+    const std::lock_guard lock(mutex_);
+    open_segment_ = id;
     return {};
   }
   if (made.error().code == Errc::no_space) {
-    const auto removed = files_.remove(directory_.segment_path(id));
+    const auto removed = files_.remove(path);
     if (removed || removed.error().code == Errc::not_found) {
-      if (files_.sync_directory(directory_.segments_path())) return fail(made.error());
+      if (files_.sync_directory(directory.segments_path(tier_))) return fail(made.error());
     }
   }
   poison(made.error());
@@ -406,6 +477,7 @@ void LogWriter::cut_back() {
     return;
   }
   tail_ = durable_;
+  skeleton_.rewind(durable_skeleton_);
   reserved_end_ = 0;
   const std::lock_guard lock(mutex_);
   for (const EpochInLogPtr& epoch : unsynced_) {
@@ -415,13 +487,14 @@ void LogWriter::cut_back() {
 }
 
 void LogWriter::poison(const Error& error) {
-  spdlog::error("the journal in '{}' takes no more epochs: {}", directory_.path(), error.message);
+  spdlog::error("the journal in '{}' takes no more epochs: {}", catalog_.directory().path(),
+                error.message);
   const std::lock_guard lock(mutex_);
   if (poison_) return;
   poison_ = Error{error.code == Errc::no_space ? Errc::io : error.code,
                   fmt::format("the journal in '{}' takes no more epochs until the store is "
                               "restarted, because a write failed: {}",
-                              directory_.path(), error.message)};
+                              catalog_.directory().path(), error.message)};
 }
 
 Error LogWriter::poison_error() {
@@ -436,46 +509,33 @@ void LogWriter::refuse(Request& request, const Error& error) {
     if (!request.epoch->failure) request.epoch->failure = error;
   }
   room_.notify_all();
+  if (request.note.refused) request.note.refused();
   if (request.wants_sync()) request.done.set_value(fail(error));
 }
 
-Error LogWriter::no_space(const EpochInLog& epoch, bool is_grant) const {
-  const auto free = io::free_bytes(directory_.path());
-  const std::string left =
-      free ? fmt::format("{:.1f} MiB free", static_cast<double>(*free) / (1 << 20))
-           : std::string("free space unknown");
-  const std::string what =
-      is_grant ? std::string("a new generation") : fmt::format("epoch {}", epoch.head.epoch.value);
-  return Error{Errc::no_space,
-               fmt::format("no space in '{}' ({}) for {} of VM '{}': free some or move the store",
-                           directory_.path(), left, what, epoch.vm_name)};
+Error LogWriter::no_space(const EpochInLog& epoch, RequestKind kind) const {
+  std::string what = "a record";
+  if (kind == RequestKind::grant) what = "a new generation";
+  if (kind == RequestKind::piece || kind == RequestKind::commit) {
+    what = fmt::format("epoch {}", epoch.head.epoch.value);
+  }
+  return Error{
+      Errc::no_space,
+      fmt::format(
+          "no space in '{}' ({:.1f} MiB free) for {} of VM '{}': free some or move the store",
+          tier_path(), static_cast<double>(tier_room(catalog_, tier_)) / (1 << 20), what,
+          epoch.vm_name)};
 }
 
-/// So that later damage to what the last syncs covered is not taken for a torn tail; gives back what
-/// was reserved. The journal is whole without either: a failure is no loss.
-void LogWriter::write_closing_mark() {
+/// With a seal the next start need not read the segment. It is whole without: a failure is no loss.
+void LogWriter::close_segment() {
   {
     const std::lock_guard lock(mutex_);
     if (poison_ || file_ == nullptr) return;
   }
-  const auto report = [&](const Error& error) {
-    spdlog::info("the journal in '{}' is closed without its closing mark: {}", directory_.path(),
-                 error.message);
-  };
-  if (mark_is_due_) {
-    const std::size_t gap = pad_bytes(tail_.offset.value);
-    make_pad(gap > 0 ? gap : io::kDirectBlockBytes);
-    const ByteSpan bytes = pad_;
-    if (auto written = file_->write({&bytes, 1}, tail_.offset.value, io::Durability::durable);
-        !written) {
-      report(written.error());
-      return;
-    }
-    tail_.offset = SegmentOffset{tail_.offset.value + pad_.size()};
-  }
-  if (reserved_end_ <= tail_.offset.value) return;
-  if (auto given_back = file_->truncate(tail_.offset.value); !given_back) {
-    report(given_back.error());
+  if (const auto sealed = seal(); !sealed) {
+    spdlog::info("the journal in '{}' is closed without a seal: {}", tier_path(),
+                 sealed.error().message);
   }
 }
 

@@ -10,13 +10,18 @@
 // refuses everything with the failure that poisoned it.
 //
 // Each write is whole 4 KiB blocks, filled up with a pad record, so that it can go past the page
-// cache; the disk space for it was reserved before.
+// cache; the disk space for it was reserved before. A segment begins with what a reader must know
+// that comes upon no other (its opening: which segments there are, which epochs are kept), and ends
+// with its skeleton and seal when it is full or the writer stops. It never goes on in an old one.
 #pragma once
 
+#include <atomic>
 #include <condition_variable>
 #include <cstdint>
 #include <deque>
+#include <functional>
 #include <future>
+#include <map>
 #include <memory>
 #include <mutex>
 #include <optional>
@@ -30,10 +35,11 @@
 #include <vmshadow/types.h>
 
 #include "format/journal.h"
+#include "format/skeleton.h"
 #include "io/append_file.h"
-#include "store/directory.h"
 #include "store/epoch_index.h"
 #include "store/fair_queue.h"
+#include "store/segment_catalog.h"
 
 namespace vmshadow::store {
 
@@ -54,12 +60,12 @@ struct LogPiece {
   struct Record {
     std::uint32_t offset{};
     std::uint32_t body_bytes{};
-    PlaceList list{};
+    Placing placing;
   };
   std::vector<std::byte> bytes;
   std::vector<Record> records;  ///< those the index needs
 
-  void add(ByteSpan record, PlaceList list);
+  void add(ByteSpan record, Placing placing);
 };
 
 struct LogLimits {
@@ -68,6 +74,8 @@ struct LogLimits {
   /// VM that has nothing waiting.
   std::size_t vm_queue_bytes = std::size_t{16} << 20;
   std::size_t queue_bytes = std::size_t{64} << 20;
+  /// A tier with less room than this gets no new segment.
+  std::uint64_t room_bytes_min = std::uint64_t{1} << 20;
 };
 
 class LogWriter {
@@ -77,12 +85,13 @@ class LogWriter {
     WallTime recorded_wall;  ///< what the commit record says
   };
 
-  /// Goes on at `tail` (a new segment follows if it is nullopt or there is no room), of which
-  /// everything before is durable. `next_segment` is the number of the next segment to make.
-  LogWriter(const StoreDirectory& directory, io::FileSystem& files, const Clock& clock,
-            LogLimits limits, std::unique_ptr<io::AppendFile> file,
-            std::optional<format::JournalPosition> tail, SegmentId next_segment);
-  /// Writes what is queued and a closing mark. No call may be under way.
+  /// Makes the records that the new segment `id` begins with, whole, each aligned; called on the
+  /// writer's thread.
+  using Opening = std::function<std::vector<std::byte>(SegmentId id)>;
+  /// Begins a segment when there is something to write. All arguments outlive it.
+  LogWriter(SegmentCatalog& catalog, io::FileSystem& files, const Clock& clock, LogLimits limits,
+            Opening opening);
+  /// Writes what is queued and seals the segment. No call may be under way.
   ~LogWriter();
   LogWriter(const LogWriter&) = delete;
   LogWriter& operator=(const LogWriter&) = delete;
@@ -95,16 +104,40 @@ class LogWriter {
                                          std::uint64_t chain);
   /// Makes a grant durable.
   [[nodiscard]] Status grant(const VmId& vm, const std::string& vm_name, Generation generation);
+  /// A record of the journal's own.
+  struct Note {
+    format::RecordHead head;
+    std::string vm_name;  ///< for messages
+    /// Appends the body, always as many bytes, given everything before which is durable.
+    std::function<void(std::vector<std::byte>& out, const format::JournalPosition& durable)> body;
+    /// Both may be empty and are called on the writer's thread, so that no segment begins between
+    /// them and what they tell of: the record is about to be written (perhaps more than once); it
+    /// was not, and the caller will be told so.
+    std::function<void()> writing, refused;
+  };
+  /// Makes it durable.
+  [[nodiscard]] Status note(Note note);
   /// What is queued of this epoch need not be written.
   void abandon(const EpochInLogPtr& epoch);
+  /// The epoch is in the index: whoever looks for what is needed finds it there.
+  void indexed(const EpochInLogPtr& epoch);
+
+  /// Journal segments before this one hold nothing but what is in the index or will never count,
+  /// and are written no more. Safe from any thread.
+  [[nodiscard]] SegmentId settled_before() const;
+  /// Bytes written to segments so far.
+  [[nodiscard]] std::uint64_t written_bytes() const { return written_bytes_; }
+  [[nodiscard]] std::uint64_t ingested_bytes() const { return ingested_bytes_; }
 
  private:
-  enum class RequestKind { piece, commit, grant };
+  enum class RequestKind { piece, commit, grant, note };
   struct Request {
     RequestKind kind{};
     LogPiece piece;
     EpochInLogPtr epoch;  ///< for a grant: only head and vm_name count
     std::uint64_t chain{};
+    Note note;  ///< of a note
+    std::size_t note_bytes{};
     std::promise<Result<Committed>> done;  ///< of commits and grants
     std::vector<std::byte> trailer;        ///< the commit or grant record, made when it is written
     WallTime recorded_wall;
@@ -126,44 +159,59 @@ class LogWriter {
   void finish_run(Batch& batch, std::size_t first, std::size_t count, MonotonicTime started);
   void make_trailer(Request& request) const;
   [[nodiscard]] bool has_room(const VmId& vm) const;
-  void make_pad(std::size_t bytes);
+  void make_pad(std::uint64_t offset);
   void reserve(std::uint64_t end);
   [[nodiscard]] Status roll();
-  [[nodiscard]] Status make_segment(SegmentId id);
+  [[nodiscard]] Status make_segment();
+  /// Ends the open segment, durably, and lets go of it.
+  [[nodiscard]] Status seal();
+  void add_to_skeleton(std::uint64_t offset, ByteSpan records);
+  [[nodiscard]] const std::string& tier_path() const {
+    return catalog_.directory().tiers()[tier_].path;
+  }
   /// Cuts the log back after a full disk. Whatever lay behind the durable end has failed.
   void cut_back();
   void poison(const Error& error);
   void refuse(Request& request, const Error& error);
   [[nodiscard]] std::optional<Error> failure_of(const Request& request);
-  [[nodiscard]] Error no_space(const EpochInLog& epoch, bool is_grant = false) const;
+  [[nodiscard]] Error no_space(const EpochInLog& epoch,
+                               RequestKind kind = RequestKind::piece) const;
   [[nodiscard]] Error no_space(const Request& request) const {
-    return no_space(*request.epoch, request.kind == RequestKind::grant);
+    return no_space(*request.epoch, request.kind);
   }
   [[nodiscard]] Error poison_error();
-  void write_closing_mark();
+  void close_segment();
 
-  const StoreDirectory& directory_;
+  SegmentCatalog& catalog_;
   io::FileSystem& files_;
   const Clock& clock_;
   const LogLimits limits_;
+  const Opening opening_;
 
   // The writer thread's own.
-  std::unique_ptr<io::AppendFile> file_;
+  std::unique_ptr<io::AppendFile> file_;  ///< null: no segment is open
+  TierIndex tier_{};                      ///< where it is, or would be
   format::JournalPosition tail_;
   format::JournalPosition durable_;
-  SegmentId next_segment_;
-  std::vector<EpochInLogPtr> unsynced_;  ///< epochs with pieces behind durable_
-  bool mark_is_due_ = false;             ///< something was made durable that no record says yet
-  std::uint64_t run_end_ = 0;            ///< of the run being written, its pad included
-  std::uint64_t reserved_end_ = 0;       ///< up to here space was asked for in the open segment
+  format::SkeletonWriter skeleton_;                ///< of the open segment
+  format::SkeletonWriter::Mark durable_skeleton_;  ///< what of it is durable
+  std::vector<EpochInLogPtr> unsynced_;            ///< epochs with pieces behind durable_
+  std::uint64_t run_end_ = 0;                      ///< of the run being written, its pad included
+  std::uint64_t reserved_end_ = 0;  ///< up to here space was asked for in the open segment
   std::vector<std::byte> pad_;
 
-  std::mutex mutex_;
+  mutable std::mutex mutex_;
   std::condition_variable work_;
   std::condition_variable room_;
   FairQueue<Request> queue_;  ///< holds bytes until they are written
   bool stopping_ = false;
   std::optional<Error> poison_;
+  SegmentId open_segment_;  ///< the one being written; where none is, behind the last one
+  /// Epochs with records in the log that are not in the index, and the first segment with some.
+  std::map<const EpochInLog*, SegmentId> unsettled_;
+
+  std::atomic<std::uint64_t> written_bytes_ = 0;
+  std::atomic<std::uint64_t> ingested_bytes_ = 0;
 
   std::thread thread_;
 };

@@ -33,6 +33,7 @@ class Reader final : public ShadowReader {
   std::shared_ptr<const JournalIndex> index_;
   std::shared_ptr<const SegmentFiles> segments_;
   std::vector<Damage> damage_;
+  SegmentFiles::Hold held_;
 };
 
 }  // namespace vmshadow::store

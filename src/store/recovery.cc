@@ -253,8 +253,7 @@ Status Recoverer::open_files() {
       recovery_.leftovers.push_back(file);
       continue;
     }
-    VMSHADOW_ASSIGN(UniqueFd fd,
-                    io::open_for_reading(directory_.segment_path(file.tier, file.id)));
+    VMSHADOW_ASSIGN(UniqueFd fd, io::open_for_reading(directory_.segment_path(file.tier, file.id)));
     VMSHADOW_ASSIGN(FileSource source, FileSource::create(fd.get()));
     OpenSegment segment{file, std::move(fd), source, {}, {}};
     VMSHADOW_TRY(check_head(directory_, segment));
@@ -286,8 +285,8 @@ bool Recoverer::read_sealed(const OpenSegment& segment, const RecordSink& sink) 
   return true;
 }
 
-/// Reads every byte of a sealed segment. What the skeleton says of a damaged record goes to the sink
-/// as if it were good: reading it will fail, and only who needs it is hurt.
+/// Reads every byte of a sealed segment. What the skeleton says of a damaged record goes to the
+/// sink as if it were good: reading it will fail, and only who needs it is hurt.
 void Recoverer::scan(const OpenSegment& segment, const SkeletonOutcome& skeleton,
                      const RecordSink& sink) {
   const SegmentId id = segment.where.id;
@@ -306,12 +305,12 @@ void Recoverer::scan(const OpenSegment& segment, const SkeletonOutcome& skeleton
         [&](std::uint64_t offset, const format::RecordPrefix& prefix, ByteSpan front) {
           if (offset < region.offset || offset >= region.end) return;
           found = true;
-          Damage& damage = note(id, offset, format::kRecordPrefixBytes + prefix.body_bytes,
-                                region.what);
+          Damage& damage =
+              note(id, offset, format::kRecordPrefixBytes + prefix.body_bytes, region.what);
           damage.vm_name = index_->name_of(prefix.head.vm);
           damage.epoch = prefix.head.epoch;
-          recovery_.damaged_places.push_back(RecordPlace::at(
-              {id, SegmentOffset{offset}}, prefix.body_bytes, prefix.head.epoch));
+          recovery_.damaged_places.push_back(
+              RecordPlace::at({id, SegmentOffset{offset}}, prefix.body_bytes, prefix.head.epoch));
           sink.add({id, SegmentOffset{offset}}, prefix, front);
         });
     if (!found || !lost.visited) note(id, region.offset, region.end - region.offset, region.what);
@@ -356,11 +355,9 @@ void Recoverer::read_journal() {
       builder_.add_bad(id, {0, format::kSegmentHeadBytes, segment.head_trouble, std::nullopt});
     }
     builder_.begin_segment(id);
-    const RecordSink sink{
-        [&](JournalPosition at, const format::RecordPrefix& prefix, ByteSpan front) {
-          builder_.add(at, prefix, front);
-        },
-        [&](const BadRegion& region) { builder_.add_bad(id, region); }};
+    const RecordSink sink{[&](JournalPosition at, const format::RecordPrefix& prefix,
+                              ByteSpan front) { builder_.add(at, prefix, front); },
+                          [&](const BadRegion& region) { builder_.add_bad(id, region); }};
     const bool sealed = read_sealed(segment, sink);
     if (!sealed) recover_segment(id, segment.source, is_last, hooks_, recovery_, builder_);
     if (recovery_.torn_segment) break;
@@ -371,8 +368,8 @@ void Recoverer::read_journal() {
   builder_.finish();
 }
 
-/// Whether an archive that no list names is part of the store: its replace record was lost, or it was
-/// not written yet. In the second case all that it was made from is still there.
+/// Whether an archive that no list names is part of the store: its replace record was lost, or it
+/// was not written yet. In the second case all that it was made from is still there.
 bool Recoverer::belongs(const OpenSegment& archive) {
   if (builder_.expected().contains(archive.where.id)) return true;
   SegmentScanner scanner(archive.source, format::kSegmentHeadBytes);

@@ -57,7 +57,8 @@ struct Recovery {
 };
 
 /// Never writes. Damage is in the result; an Error means nothing can be said: Errc::version for
-/// another version's segment, Errc::invalid_argument for another store's, Errc::permission, Errc::io.
+/// another version's segment, Errc::invalid_argument for another store's, Errc::permission,
+/// Errc::io.
 [[nodiscard]] Result<Recovery> recover(const StoreDirectory& directory,
                                        const ScanHooks& hooks = {});
 

@@ -7,14 +7,25 @@
 //
 //   now ◄── window: all ──┤◄── one a minute ──┤◄── one an hour ──┤◄── one a day ──┤ gone
 //
-// Buckets are aligned to the Unix epoch, and a bucket is only thinned once all of it is older than
-// the window: which epoch of a bucket stays never changes from one pass to the next.
+// Buckets are aligned to the Unix epoch, and a bucket is thinned (or dropped) only once all of it
+// is behind the reach of the level before: which epoch of a bucket stays never changes from one
+// pass to the next, and as an hour's newest epoch is the newest of its last minute, what a denser
+// level has dropped no coarser one misses. Many passes as time goes by leave what one late pass
+// leaves.
+//
+// Clocks jump. An epoch is dated by its own commit time alone, so nothing that is dropped dates
+// others anew; of a bucket the highest number stays, whatever order the times are in. But:
+//   - an epoch committed after one that is in the window is in it, too, however old its time says
+//     it is (the clock was set back);
+//   - one dated after the newest epoch stays until time has caught up with it.
+// A clock that jumps ahead does age everything before: it cannot be told from a long pause.
 #pragma once
 
 #include <chrono>
 #include <cstdint>
 #include <set>
 #include <span>
+#include <string>
 #include <vector>
 
 #include <vmshadow/clock.h>
@@ -37,9 +48,11 @@ struct RetentionPolicy {
 [[nodiscard]] Status check_policy(const RetentionPolicy& policy);
 
 /// "window=10m,minutely=1h,hourly=1d,daily=30d": any of them, in s, m, h or d; the others keep what
-/// they have in `base`. Errc::invalid_argument names the part that cannot be read.
+/// they have in `base`; the whole must pass check_policy(). A bare 0 needs no unit.
+/// Errc::invalid_argument names the part that cannot be read.
 [[nodiscard]] Result<RetentionPolicy> parse_policy(const std::string& text,
                                                    const RetentionPolicy& base = {});
+/// All four, each in its largest whole unit: parse_policy() reads it back.
 [[nodiscard]] std::string policy_text(const RetentionPolicy& policy);
 
 struct DatedEpoch {
@@ -47,7 +60,7 @@ struct DatedEpoch {
   WallTime committed;
 };
 
-/// The epochs (rising) that need not be kept any more, rising.
+/// Those of `epochs` (rising) that need not be kept any more, rising. Linear.
 [[nodiscard]] std::vector<Epoch> epochs_to_drop(std::span<const DatedEpoch> epochs,
                                                 const RetentionPolicy& policy,
                                                 const std::set<Epoch>& pins);

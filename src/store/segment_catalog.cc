@@ -15,6 +15,11 @@ SegmentId SegmentCatalog::allocate() {
   return newest_;
 }
 
+SegmentId SegmentCatalog::newest() const {
+  const std::lock_guard lock(mutex_);
+  return newest_;
+}
+
 void SegmentCatalog::reserve(SegmentId id) {
   const std::lock_guard lock(mutex_);
   newest_ = std::max(newest_, id);
@@ -32,6 +37,15 @@ void SegmentCatalog::set_bytes(SegmentId id, std::uint64_t bytes, bool sealed) {
   VMSHADOW_ASSERT(found != segments_.end());
   found->second.bytes = bytes;
   found->second.sealed = sealed;
+}
+
+void SegmentCatalog::set_listed(const std::vector<SegmentId>& ids, bool listed) {
+  const std::lock_guard lock(mutex_);
+  for (const SegmentId id : ids) {
+    const auto found = segments_.find(id);
+    VMSHADOW_ASSERT(found != segments_.end());
+    found->second.listed = listed;
+  }
 }
 
 void SegmentCatalog::remove(SegmentId id) {
@@ -56,6 +70,7 @@ std::vector<format::SegmentEntry> SegmentCatalog::entries() const {
   std::vector<format::SegmentEntry> entries;
   entries.reserve(segments_.size());
   for (const auto& [id, facts] : segments_) {
+    if (!facts.listed) continue;
     entries.push_back({id, facts.sealed ? facts.bytes : 0, facts.kind});
   }
   return entries;
@@ -74,9 +89,8 @@ Result<std::string> SegmentCatalog::path(SegmentId id) const {
   const std::lock_guard lock(mutex_);
   const auto found = segments_.find(id);
   if (found == segments_.end()) {
-    return fail(Errc::not_found,
-                fmt::format("the store '{}' has no segment {} any more", directory_.path(),
-                            segment_file_name(id)));
+    return fail(Errc::not_found, fmt::format("the store '{}' has no segment {} any more",
+                                             directory_.path(), segment_file_name(id)));
   }
   return directory_.segment_path(found->second.tier, id);
 }

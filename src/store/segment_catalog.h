@@ -23,6 +23,9 @@ struct SegmentFacts {
   TierIndex tier{};
   std::uint64_t bytes{};  ///< of its file; what is known of it while it is written
   bool sealed{};
+  /// Part of the store. Not yet or no longer so: an archive whose replace record is not written, a
+  /// segment that archives stand for and that is about to be removed.
+  bool listed = true;
 };
 
 class SegmentCatalog {
@@ -32,16 +35,19 @@ class SegmentCatalog {
   [[nodiscard]] const StoreDirectory& directory() const { return directory_; }
   /// A number that no segment has had before.
   [[nodiscard]] SegmentId allocate();
+  /// The newest number given out.
+  [[nodiscard]] SegmentId newest() const;
   /// Numbers up to `id` are taken.
   void reserve(SegmentId id);
 
   void add(SegmentId id, const SegmentFacts& facts);
   void set_bytes(SegmentId id, std::uint64_t bytes, bool sealed);
+  void set_listed(const std::vector<SegmentId>& ids, bool listed);
   void remove(SegmentId id);
 
   [[nodiscard]] std::optional<SegmentFacts> find(SegmentId id) const;
   [[nodiscard]] std::map<SegmentId, SegmentFacts> all() const;
-  /// As segment_list records have them, by number.
+  /// Those listed, as segment_list records have them, by number.
   [[nodiscard]] std::vector<format::SegmentEntry> entries() const;
   [[nodiscard]] std::uint64_t tier_bytes(TierIndex tier) const;
   /// The path of a segment's file; Errc::not_found if the store has no such segment (any more).

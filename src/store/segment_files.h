@@ -1,22 +1,32 @@
 // Open segment files, for reading records at random. Safe from several threads.
 #pragma once
 
+#include <deque>
 #include <map>
 #include <memory>
 #include <mutex>
+#include <string>
+#include <vector>
 
 #include <vmshadow/result.h>
 
 #include "base/unique_fd.h"
 #include "format/record.h"
-#include "store/directory.h"
-#include "store/epoch_index.h"
+#include "store/record_place.h"
+#include "store/segment_catalog.h"
 
 namespace vmshadow::store {
 
 class SegmentFiles {
  public:
-  explicit SegmentFiles(StoreDirectory directory) : directory_(std::move(directory)) {}
+  explicit SegmentFiles(std::shared_ptr<const SegmentCatalog> catalog)
+      : catalog_(std::move(catalog)) {}
+
+  /// Opened files stay readable, even once the store has archived and removed them.
+  using Hold = std::vector<std::shared_ptr<const UniqueFd>>;
+  /// Opens these segments and keeps them open as long as the hold lives. Errc::not_found if one is
+  /// gone already: whoever asked knows an old state of the index.
+  [[nodiscard]] Result<Hold> hold(const std::vector<SegmentId>& segments) const;
 
   struct Record {
     format::RecordPrefix prefix;
@@ -28,15 +38,25 @@ class SegmentFiles {
   /// Reads a record into `record` (its buffer is used again) and checks it against its checksums
   /// and what is expected of it. Errc::corrupt names segment, offset, VM and epoch.
   [[nodiscard]] Status read(const RecordPlace& place, format::RecordType type,
-                            const std::string& vm_name, Epoch epoch, Record& record) const;
+                            const std::string& vm_name, Record& record) const;
+  /// Reads from `offset` until `out` is full or the segment ends; returns the bytes read. Nothing
+  /// is checked.
+  [[nodiscard]] Result<std::size_t> read_raw(SegmentId id, SegmentOffset offset,
+                                             MutableByteSpan out) const;
+  /// The checks of read() on `bytes`, which were read from `place`.
+  [[nodiscard]] static Result<format::RecordPrefix> check(const RecordPlace& place,
+                                                          format::RecordType type,
+                                                          const std::string& vm_name,
+                                                          ByteSpan bytes);
 
  private:
   static constexpr std::size_t kOpenMax = 256;
   [[nodiscard]] Result<std::shared_ptr<const UniqueFd>> file(SegmentId id) const;
 
-  const StoreDirectory directory_;
+  const std::shared_ptr<const SegmentCatalog> catalog_;
   mutable std::mutex mutex_;
-  mutable std::map<SegmentId, std::shared_ptr<const UniqueFd>> open_;
+  mutable std::map<SegmentId, std::weak_ptr<const UniqueFd>> open_;
+  mutable std::deque<std::shared_ptr<const UniqueFd>> recent_;  ///< at most kOpenMax
 };
 
 }  // namespace vmshadow::store

@@ -89,8 +89,7 @@ Status check(RecordReader& reader, const ByteSource& source, const format::Seal&
   VMSHADOW_TRY(for_each_body(reader, seal, [&](ByteSpan body) {
     return format::for_each_skeleton_entry(body, [&](const format::SkeletonEntry& entry) {
       if (!entry.meta && !whole.read(entry.offset)) sound = false;
-      const std::uint64_t end =
-          entry.offset + format::kRecordPrefixBytes + entry.prefix.body_bytes;
+      const std::uint64_t end = entry.offset + format::kRecordPrefixBytes + entry.prefix.body_bytes;
       sound = sound && entry.offset >= next && end <= seal.skeleton_offset;
       next = end;
       ++entries;

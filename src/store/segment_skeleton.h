@@ -1,7 +1,7 @@
 // Reads a sealed segment's skeleton: its records without their payload (format/skeleton.h).
 //
-// Nothing is visited unless all of it is whole. A segment without a seal is not full yet, or lost it:
-// its records are then read one by one, with the same outcome.
+// Nothing is visited unless all of it is whole. A segment without a seal is not full yet, or lost
+// it: its records are then read one by one, with the same outcome.
 #pragma once
 
 #include <functional>
@@ -16,8 +16,8 @@
 namespace vmshadow::store {
 
 /// `front` is what format::skeleton_meta_bytes() says of the record's body.
-using RecordVisitor = std::function<void(std::uint64_t offset, const format::RecordPrefix& prefix,
-                                         ByteSpan front)>;
+using RecordVisitor =
+    std::function<void(std::uint64_t offset, const format::RecordPrefix& prefix, ByteSpan front)>;
 
 struct SkeletonOutcome {
   bool visited{};

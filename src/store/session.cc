@@ -56,9 +56,10 @@ Status Session::take(ByteSpan record) {
                 "the first epoch of a generation must be full, but it does not start with a "
                 "machine record");
   }
-  VMSHADOW_ASSIGN(const PlaceList list,
-                  open_->tally.add(prefix, record.subspan(format::kRecordPrefixBytes)));
-  open_->piece.add(record, list);
+  const ByteSpan body = record.subspan(format::kRecordPrefixBytes);
+  if (prefix.head.type == RecordType::page_group) VMSHADOW_TRY(format::decode_page_group(body));
+  VMSHADOW_ASSIGN(const Placing placing, open_->tally.add(prefix, body));
+  open_->piece.add(record, placing);
   if (open_->piece.bytes.size() < ground_.piece_bytes) return {};
   return ground_.log.append(open_->in_log, std::exchange(open_->piece, LogPiece{}));
 }
@@ -99,7 +100,7 @@ Result<CommitReceipt> Session::finish(ByteSpan end_record) {
     return refused({Errc::protocol, "the first epoch of a generation must be full"});
   }
 
-  open_->piece.add(end_record, PlaceList::none);
+  open_->piece.add(end_record, {});
   auto committed = ground_.log.commit(open_->in_log, std::move(open_->piece), tally.chain());
   if (!committed) return refused(std::move(committed).error());
 
@@ -109,7 +110,12 @@ Result<CommitReceipt> Session::finish(ByteSpan end_record) {
   epoch->machine = machine_ = tally.machine();
   epoch->pages = tally.take_pages();
   epoch->places = std::move(open_->in_log->places);
+  epoch->places.groups.shrink_to_fit();
+  // What is not full adds to the epoch before: the first of a session is full.
+  if (!epoch->info.full) epoch->previous = Epoch{next_epoch_.value - 1};
+  set_uses(*epoch);
   ground_.index.add_epoch(vm_, std::move(epoch));
+  ground_.log.indexed(open_->in_log);
   next_epoch_ = next_epoch_.next();
   return committed->receipt;
 }

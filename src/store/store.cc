@@ -10,24 +10,28 @@
 #include "store/directory.h"
 #include "store/reader.h"
 #include "store/recovery.h"
+#include "store/segment_catalog.h"
 #include "store/segment_files.h"
 #include "store/session.h"
+#include "store/vm_states.h"
 
 namespace vmshadow::store {
 
-/// Members are destroyed from the last to the first: the log before its files, the lock at the end.
+/// Members are destroyed from the last to the first: what writes before what it writes to, the lock
+/// at the end.
 struct Store::State {
-  State(io::FileLock lock, StoreDirectory dir, const StoreOptions& o)
-      : lock_file(std::move(lock)), directory(std::move(dir)), options(o) {}
+  State(io::FileLock lock, const StoreOptions& o) : lock_file(std::move(lock)), options(o) {}
 
   io::FileLock lock_file;
-  StoreDirectory directory;
   StoreOptions options;
-  std::unique_ptr<io::FileSystem> files;
+  std::unique_ptr<io::FileSystem> log_files;
+  std::shared_ptr<SegmentCatalog> catalog;
   std::shared_ptr<JournalIndex> index;
   std::shared_ptr<SegmentFiles> segments;
   std::uint64_t generation_slack{};
+  std::unique_ptr<VmStates> states;
   std::unique_ptr<LogWriter> log;
+  std::unique_ptr<Maintenance> maintenance;
 
   std::mutex mutex;
   std::map<VmId, std::string> live;  ///< who holds a VM's session
@@ -36,7 +40,29 @@ struct Store::State {
     const std::lock_guard guard(mutex);
     live.erase(vm);
   }
+  [[nodiscard]] std::vector<std::byte> opening(SegmentId id) const;
 };
+
+/// What a journal segment begins with: the segments there are, and the state of each VM.
+std::vector<std::byte> Store::State::opening(SegmentId id) const {
+  std::vector<std::byte> out;
+  const auto append = [&](const format::RecordHead& head, const auto& content) {
+    std::vector<std::byte> body;
+    format::append_body(body, content);
+    format::append_record(out, head, body);
+    out.resize(out.size() + format::alignment_gap(out.size()));
+  };
+  std::vector<VmId> vms = index->ids();
+  std::erase_if(vms, [&](const VmId& vm) { return !index->is_named(vm); });
+  format::SegmentList list{catalog->entries(), static_cast<std::uint32_t>(vms.size())};
+  list.segments.push_back({id, 0, format::SegmentKind::journal});
+  append({format::RecordType::segment_list, 0, {}, {}, {}}, list);
+  for (const VmId& vm : vms) {
+    append({format::RecordType::vm_state, 0, vm, index->generation_of(vm), {}},
+           states->make(vm, {}));
+  }
+  return out;
+}
 
 namespace {
 
@@ -64,29 +90,30 @@ void report(const std::string& path, const Recovery& recovery) {
   }
 }
 
-struct LogStart {
-  std::unique_ptr<io::AppendFile> file;
-  SegmentId next_segment{1};
-};
-
-/// Leaves on disk only what recovery believes in, all of it durable.
-Result<LogStart> settle(const StoreDirectory& directory, io::FileSystem& files,
-                        const Recovery& recovery) {
-  LogStart start;
-  if (recovery.torn_segment) {
-    VMSHADOW_TRY(files.remove(directory.segment_path(*recovery.torn_segment)));
-    VMSHADOW_TRY(files.sync_directory(directory.segments_path()));
+/// Leaves on disk only what recovery believes in, all of it durable; ends the last segment.
+Status settle(Recovery& recovery, io::FileSystem& files) {
+  const StoreDirectory& directory = recovery.catalog->directory();
+  for (const StoreDirectory::SegmentFile& file : recovery.leftovers) {
+    VMSHADOW_TRY(files.remove(directory.segment_path(file.tier, file.id)));
+    VMSHADOW_TRY(files.sync_directory(directory.segments_path(file.tier)));
   }
-  if (!recovery.tail) return start;
-  start.next_segment = recovery.tail->segment.next();
-  VMSHADOW_ASSIGN(start.file, files.open(directory.segment_path(recovery.tail->segment)));
-  if (recovery.torn_tail) {
-    VMSHADOW_TRY(start.file->truncate(recovery.torn_tail->at.offset.value));
-  } else {
-    // What a killed process wrote may be in the page cache alone.
-    VMSHADOW_TRY(start.file->write({}, 0, io::Durability::durable));
+  if (!recovery.tail) return {};
+  const SegmentId id = recovery.tail->segment;
+  const auto facts = recovery.catalog->find(id);
+  VMSHADOW_ASSIGN(const auto file, files.open(directory.segment_path(facts->tier, id)));
+  // What a killed process wrote may be in the page cache alone; truncating syncs as well.
+  const std::uint64_t end = recovery.tail->offset.value;
+  VMSHADOW_TRY(file->truncate(end));
+  const std::vector<std::byte> bytes =
+      format::encode_segment_end(id, end, recovery.tail_skeleton, *recovery.tail);
+  const ByteSpan piece = bytes;
+  auto sealed = file->write({&piece, 1}, end, io::Durability::durable);
+  if (!sealed && sealed.error().code == Errc::no_space) {
+    return file->truncate(end);  // it is whole without a seal, and takes longer to read
   }
-  return start;
+  VMSHADOW_TRY(std::move(sealed));
+  recovery.catalog->set_bytes(id, end + bytes.size(), true);
+  return {};
 }
 
 }  // namespace
@@ -97,28 +124,50 @@ Store::Store(std::shared_ptr<State> state, std::vector<Damage> damage,
 Store::~Store() = default;
 
 Result<std::unique_ptr<Store>> Store::open(const std::string& path, const Clock& clock,
-                                           std::unique_ptr<io::FileSystem> files,
+                                           const FileSystemMaker& make_files,
                                            const StoreOptions& options) {
-  if (options.log.segment_bytes > kSegmentBytesMax) {
-    return fail(Errc::invalid_argument, fmt::format("segments of {} bytes are over the limit of {}",
-                                                    options.log.segment_bytes, kSegmentBytesMax));
+  for (const std::uint64_t bytes :
+       {options.log.segment_bytes, options.maintenance.archive_segment_bytes}) {
+    if (bytes > kSegmentBytesMax) {
+      return fail(
+          Errc::invalid_argument,
+          fmt::format("segments of {} bytes are over the limit of {}", bytes, kSegmentBytesMax));
+    }
   }
+  VMSHADOW_TRY(check_policy(options.retention));
+  VMSHADOW_ASSIGN(auto log_files, make_files());
+  VMSHADOW_ASSIGN(auto maintenance_files, make_files());
   VMSHADOW_ASSIGN(io::FileLock lock, StoreDirectory::lock(path));
-  VMSHADOW_ASSIGN(StoreDirectory directory, StoreDirectory::open_or_create(path, *files));
+  VMSHADOW_ASSIGN(const StoreDirectory directory,
+                  StoreDirectory::open_or_create(path, *log_files, options.tiers));
   VMSHADOW_ASSIGN(Recovery recovery, recover(directory));
   report(path, recovery);
-  VMSHADOW_ASSIGN(LogStart start, settle(directory, *files, recovery));
+  // A segment whose creation was cut short goes like the other leftovers.
+  if (recovery.torn_segment) {
+    VMSHADOW_ASSIGN(const auto listing, directory.list());
+    for (const auto& file : listing.segments) {
+      if (file.id == *recovery.torn_segment) recovery.leftovers.push_back(file);
+    }
+  }
+  VMSHADOW_TRY(settle(recovery, *log_files));
 
-  auto state = std::make_shared<State>(std::move(lock), std::move(directory), options);
-  state->files = std::move(files);
+  auto state = std::make_shared<State>(std::move(lock), options);
+  state->log_files = std::move(log_files);
+  state->catalog = recovery.catalog;
   state->index = recovery.index;
-  state->segments = std::make_shared<SegmentFiles>(state->directory);
+  state->segments = std::make_shared<SegmentFiles>(state->catalog);
   if (recovery.unknown_bytes > 0) {
     state->generation_slack = recovery.unknown_bytes / kGrantRecordBytesMin + 1;
   }
+  state->states = std::make_unique<VmStates>(*state->index, options.retention);
   state->log =
-      std::make_unique<LogWriter>(state->directory, *state->files, clock, options.log,
-                                  std::move(start.file), recovery.tail, start.next_segment);
+      std::make_unique<LogWriter>(*state->catalog, *state->log_files, clock, options.log,
+                                  [raw = state.get()](SegmentId id) { return raw->opening(id); });
+  state->maintenance = std::make_unique<Maintenance>(
+      Maintenance::Ground{*state->catalog, *state->index, *state->segments, clock, *state->log,
+                          *state->states},
+      std::move(maintenance_files), options.maintenance);
+  if (options.background_maintenance) state->maintenance->start_in_background();
   return std::unique_ptr<Store>(
       new Store(std::move(state), std::move(recovery.damage), std::move(recovery.torn_tail)));
 }
@@ -143,12 +192,14 @@ Result<std::unique_ptr<EpochSession>> Store::open_session(const std::string& vm_
   }
   const Generation newest = state->index->generation_of(vm);
   const Generation generation{newest.value + 1 + state->generation_slack};
+  // Known before it is durable: a segment that begins meanwhile must not say the older one. A grant
+  // that fails costs a number.
+  state->index->add_grant(vm, vm_name, generation);
   if (auto granted = state->log->grant(vm, vm_name, generation); !granted) {
     state->release(vm);
     return fail(
         std::move(granted).error().with_context(fmt::format("no session for VM '{}'", vm_name)));
   }
-  state->index->add_grant(vm, vm_name, generation);
   const auto last = state->index->last_epoch(vm);
   // The session's end lets go of the state, and of the whole store if it was the last.
   Session::Ground ground{*state->log, *state->index, state->options.piece_bytes,
@@ -159,6 +210,87 @@ Result<std::unique_ptr<EpochSession>> Store::open_session(const std::string& vm_
 
 std::unique_ptr<ShadowReader> Store::reader() const {
   return std::make_unique<Reader>(state_->index, state_->segments);
+}
+
+Status Store::change_settings(const std::string& vm_name,
+                              const std::function<Status(VmSettings&)>& change) {
+  VMSHADOW_TRY(reader()->vm(vm_name));
+  return state_->maintenance->change_settings(vm_id(vm_name), change);
+}
+
+Status Store::pin(const std::string& vm_name, Epoch epoch) {
+  return change_settings(vm_name, [&](VmSettings& settings) -> Status {
+    VMSHADOW_TRY(state_->index->chain(vm_name, epoch));
+    if (settings.pins.size() >= format::kPinsMax) {
+      return fail(Errc::no_space, fmt::format("VM '{}' has {} pins already: unpin some", vm_name,
+                                              settings.pins.size()));
+    }
+    settings.pins.insert(epoch);
+    return {};
+  });
+}
+
+Status Store::unpin(const std::string& vm_name, Epoch epoch) {
+  return change_settings(vm_name, [&](VmSettings& settings) -> Status {
+    if (settings.pins.erase(epoch) > 0) return {};
+    return fail(Errc::not_found,
+                fmt::format("epoch {} of VM '{}' is not pinned", epoch.value, vm_name));
+  });
+}
+
+Status Store::set_retention(const std::string& vm_name,
+                            const std::optional<RetentionPolicy>& policy) {
+  if (policy) VMSHADOW_TRY(check_policy(*policy));
+  return change_settings(vm_name, [&](VmSettings& settings) -> Status {
+    settings.policy = policy;
+    return {};
+  });
+}
+
+Status Store::maintain() { return state_->maintenance->pass(); }
+
+std::vector<Damage> Store::damage() const {
+  std::vector<Damage> damage = damage_;
+  const std::vector<Damage> later = state_->maintenance->damage();
+  damage.insert(damage.end(), later.begin(), later.end());
+  return damage;
+}
+
+StoreStats Store::stats() const {
+  const State& state = *state_;
+  const JournalIndex::Totals totals = state.index->totals();
+  const Maintenance::Figures figures = state.maintenance->figures();
+  StoreStats stats;
+  stats.epochs = totals.epochs;
+  stats.page_versions = totals.page_versions;
+  stats.index_bytes = totals.memory_bytes;
+  stats.ingested_bytes = state.log->ingested_bytes();
+  stats.written_bytes = state.log->written_bytes() + figures.moved_bytes;
+  const auto segments = state.catalog->all();
+  const auto& tiers = state.catalog->directory().tiers();
+  for (const TierKind kind : {TierKind::ssd, TierKind::hdd}) {
+    TierStats tier;
+    tier.name = tier_kind_name(kind);
+    for (const TierDirectory& directory : tiers) {
+      if (directory.kind != kind) continue;
+      tier.directories.push_back(directory.path);
+      tier.capacity_bytes += directory.capacity_bytes;
+    }
+    if (tier.directories.empty()) continue;
+    for (const auto& [id, facts] : segments) {
+      if (tiers[facts.tier].kind != kind) continue;
+      tier.stored_bytes += facts.bytes;
+      if (const auto live = totals.live_bytes.find(id); live != totals.live_bytes.end()) {
+        tier.live_bytes += live->second;
+      }
+    }
+    stats.tiers.push_back(std::move(tier));
+  }
+  for (const auto& [id, facts] : segments) {
+    ++(facts.kind == format::SegmentKind::journal ? stats.journal_segments
+                                                  : stats.archive_segments);
+  }
+  return stats;
 }
 
 }  // namespace vmshadow::store

@@ -1,10 +1,11 @@
-// The store: takes many VMs' epochs into one journal, and opens them again.
+// The store: takes many VMs' epochs into one journal, opens them again, and looks after them.
 //
-// Threads: open_session(), reader() and every session may be used from several threads at once (one
-// thread per session). The store outlives neither its sessions nor its readers: they keep what they
-// need of it, and the journal closes when the last of them is gone.
+// Threads: everything may be called from several threads at once (each session from one). The store
+// outlives neither its sessions nor its readers: they keep what they need of it, and the journal
+// closes when the last of them is gone.
 #pragma once
 
+#include <functional>
 #include <memory>
 #include <optional>
 #include <string>
@@ -18,6 +19,10 @@
 #include "io/append_file.h"
 #include "store/damage.h"
 #include "store/log_writer.h"
+#include "store/maintenance.h"
+#include "store/retention.h"
+#include "store/store_stats.h"
+#include "store/tier.h"
 
 namespace vmshadow::store {
 
@@ -25,18 +30,26 @@ struct StoreOptions {
   LogLimits log;
   /// A session hands its records to the log in pieces of about this: all it holds of an open epoch.
   std::size_t piece_bytes = std::size_t{1} << 20;
+  /// Where segments go; empty: as recorded in the store, or its own directory.
+  std::vector<TierDirectory> tiers;
+  RetentionPolicy retention;  ///< of VMs that have none of their own
+  MaintenanceOptions maintenance;
+  bool background_maintenance = true;  ///< else only maintain() does it
 };
+
+/// Makes a FileSystem for each of the store's threads that write.
+using FileSystemMaker = std::function<Result<std::unique_ptr<io::FileSystem>>()>;
 
 class Store final : public EpochSink {
  public:
   /// Opens the store in `directory` for writing; makes one if it is empty or new. Recovers what is
   /// there: a torn tail is cut off, damage is reported by damage() and stays where it is. `clock`
-  /// outlives the store. Errors: Errc::in_use (another process has it open), Errc::permission,
-  /// Errc::version, Errc::invalid_argument (not a store; another store's segment), Errc::corrupt
-  /// (its identity), Errc::no_space, Errc::io.
+  /// outlives the store. Errors: Errc::in_use (another process has it open), Errc::not_found (a
+  /// tier is not there), Errc::permission, Errc::version, Errc::invalid_argument (not a store;
+  /// another store's segment), Errc::corrupt (its identity), Errc::no_space, Errc::io.
   [[nodiscard]] static Result<std::unique_ptr<Store>> open(const std::string& directory,
                                                            const Clock& clock,
-                                                           std::unique_ptr<io::FileSystem> files,
+                                                           const FileSystemMaker& make_files,
                                                            const StoreOptions& options = {});
   ~Store() override;
 
@@ -45,8 +58,19 @@ class Store final : public EpochSink {
 
   /// A reader of this store's epochs that sees each commit at once.
   [[nodiscard]] std::unique_ptr<ShadowReader> reader() const;
-  /// What was found damaged when the store was opened.
-  [[nodiscard]] const std::vector<Damage>& damage() const { return damage_; }
+
+  /// Keeps an epoch whatever the retention policy says. Errc::not_found if it is not there.
+  [[nodiscard]] Status pin(const std::string& vm_name, Epoch epoch);
+  [[nodiscard]] Status unpin(const std::string& vm_name, Epoch epoch);
+  /// nullopt: the store's own.
+  [[nodiscard]] Status set_retention(const std::string& vm_name,
+                                     const std::optional<RetentionPolicy>& policy);
+  /// One pass of maintenance, now.
+  [[nodiscard]] Status maintain();
+  [[nodiscard]] StoreStats stats() const;
+
+  /// What was found damaged when the store was opened, and since.
+  [[nodiscard]] std::vector<Damage> damage() const;
   /// What was cut off when the store was opened.
   [[nodiscard]] const std::optional<TornTail>& torn_tail() const { return torn_tail_; }
 
@@ -55,6 +79,8 @@ class Store final : public EpochSink {
  private:
   Store(std::shared_ptr<State> state, std::vector<Damage> damage,
         std::optional<TornTail> torn_tail);
+  [[nodiscard]] Status change_settings(const std::string& vm_name,
+                                       const std::function<Status(VmSettings&)>& change);
   std::shared_ptr<State> state_;
   std::vector<Damage> damage_;
   std::optional<TornTail> torn_tail_;

@@ -1,5 +1,7 @@
 #include "store/verifier.h"
 
+#include <algorithm>
+
 #include "delta/page_group_codec.h"
 
 namespace vmshadow::store {
@@ -27,6 +29,15 @@ Result<VerifyReport> Verifier::run(const std::string& path, const Progress& prog
   report.vms = recovery.index->vms();
   report.records = recovery.records;
   report.bytes = recovery.progress.bytes_done;
+  // What a skeleton says of a damaged record is in the index: it hurts those who would read it.
+  for (VmInfo& vm : report.vms) {
+    for (const RecordPlace& place : recovery.damaged_places) {
+      const std::vector<Epoch> needing = recovery.index->epochs_needing(vm.id, place);
+      std::erase_if(vm.epochs, [&](const EpochInfo& info) {
+        return std::binary_search(needing.begin(), needing.end(), info.epoch);
+      });
+    }
+  }
   return report;
 }
 

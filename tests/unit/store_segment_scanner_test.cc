@@ -1,4 +1,4 @@
-// The scanner on bytes of every kind, and the page table's corners.
+// The scanner on bytes of every kind.
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
@@ -6,7 +6,6 @@
 #include "format/journal.h"
 #include "store/damage.h"
 #include "store/directory.h"
-#include "store/page_table.h"
 #include "store/segment_scanner.h"
 
 namespace vmshadow::store {
@@ -107,29 +106,6 @@ TEST(IdentityTest, RoundTripsAndRefuses) {
     EXPECT_FALSE(decode_identity(damaged)) << i;
     EXPECT_FALSE(decode_identity(text.substr(0, i))) << i;
   }
-}
-
-TEST(PageTableTest, TheLastBlockAndPage) {
-  const format::PageKey last{BlockIndex{65535}, PageNumber{kRamBlockBytesMax / kPageBytes - 1}};
-  const format::PageKey other{BlockIndex{65534}, last.page};
-  format::PageGroup group;
-  group.page_count = 2;
-  group.keys[0] = other;
-  group.keys[1] = last;
-  PageTable::Builder builder;
-  builder.add_group(0, 0, group);
-  builder.add_zero_runs(1, {{{BlockIndex{3}, PageNumber{10}}, 5}});
-  const PageTable table = builder.finish();
-  EXPECT_EQ(table.find(last).slot.slot, 1u);
-  EXPECT_EQ(table.find({last.block, PageNumber{0}}).kind, PageLookup::Kind::absent);
-  int visits = 0;
-  table.for_each_data_page(last.block, [&](PageNumber page, PageSlot slot) {
-    ++visits;
-    EXPECT_EQ(page, last.page);
-    EXPECT_EQ(slot.slot, 1u);
-  });
-  EXPECT_EQ(visits, 1);
-  EXPECT_LE(table.memory_bytes(), 2 * 12 + 16u);
 }
 
 }  // namespace

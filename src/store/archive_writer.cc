@@ -1,0 +1,121 @@
+#include "store/archive_writer.h"
+
+#include <spdlog/spdlog.h>
+
+#include "base/assert.h"
+#include "io/aligned_buffer.h"
+#include "store/tier_choice.h"
+
+namespace vmshadow::store {
+
+using format::RecordType;
+
+namespace {
+
+/// What is written at once: large enough for a disk that turns, small enough for a commit between.
+constexpr std::size_t kFlushBytes = std::size_t{1} << 20;
+
+}  // namespace
+
+ArchiveWriter::ArchiveWriter(SegmentCatalog& catalog, io::FileSystem& files, const Clock& clock,
+                             TierKind kind, std::uint64_t segment_bytes,
+                             std::vector<SegmentId> sources)
+    : catalog_(catalog),
+      files_(files),
+      clock_(clock),
+      kind_(kind),
+      segment_bytes_(segment_bytes),
+      sources_(std::move(sources)) {}
+ArchiveWriter::~ArchiveWriter() = default;
+
+Result<RecordPlace> ArchiveWriter::append(ByteSpan record, std::size_t pages) {
+  const std::size_t padded = record.size() + format::alignment_gap(record.size());
+  if (file_ != nullptr && flushed_ + buffer_.size() + padded > segment_bytes_) {
+    VMSHADOW_TRY(end_segment());
+  }
+  if (file_ == nullptr) VMSHADOW_TRY(begin_segment());
+  const std::uint64_t offset = flushed_ + buffer_.size();
+  format::RecordPrefixBytes prefix;
+  std::memcpy(&prefix, record.data(), sizeof prefix);
+  skeleton_.add(offset, record);
+  format::append_bytes(buffer_, record);
+  buffer_.resize(buffer_.size() + padded - record.size());
+  if (buffer_.size() >= kFlushBytes) VMSHADOW_TRY(flush(false));
+  return RecordPlace::at({made_.back().id, SegmentOffset{offset}}, prefix.body_bytes.get(),
+                         Epoch{prefix.epoch.get()}, pages);
+}
+
+Result<RecordPlace> ArchiveWriter::append(const format::RecordHead& head, ByteSpan body,
+                                          std::size_t pages) {
+  std::vector<std::byte> record;
+  format::append_record(record, head, body);
+  return append(record, pages);
+}
+
+Status ArchiveWriter::begin_segment() {
+  VMSHADOW_ASSIGN(const TierIndex tier, choose_tier(catalog_, kind_, segment_bytes_));
+  const StoreDirectory& directory = catalog_.directory();
+  const SegmentId id = catalog_.allocate();
+  VMSHADOW_ASSIGN(file_, files_.create(directory.segment_path(tier, id)));
+  made_.push_back({id, tier, 0});
+  if (const auto reserved = file_->preallocate(segment_bytes_); !reserved) {
+    spdlog::debug("an archive is written without space reserved: {}", reserved.error().message);
+  }
+  flushed_ = 0;
+  skeleton_ = {};
+  buffer_ = format::encode_segment_head(
+      {directory.id(), id, clock_.wall(), format::SegmentKind::archive});
+  std::vector<std::byte> body;
+  format::append_body(body, format::Replace{sources_, {}, {}});
+  std::vector<std::byte> record;
+  format::append_record(record, {RecordType::replace, 0, {}, {}, {}}, body);
+  skeleton_.add(buffer_.size(), record);
+  format::append_bytes(buffer_, record);
+  buffer_.resize(buffer_.size() + format::alignment_gap(buffer_.size()));
+  return {};
+}
+
+Status ArchiveWriter::flush(bool all) {
+  const std::size_t bytes =
+      all ? buffer_.size() : buffer_.size() / io::kDirectBlockBytes * io::kDirectBlockBytes;
+  const ByteSpan piece = ByteSpan(buffer_).first(bytes);
+  VMSHADOW_TRY(file_->write({&piece, 1}, flushed_,
+                            all ? io::Durability::durable : io::Durability::buffered));
+  buffer_.erase(buffer_.begin(), buffer_.begin() + static_cast<std::ptrdiff_t>(bytes));
+  flushed_ += bytes;
+  written_bytes_ += bytes;
+  return {};
+}
+
+Status ArchiveWriter::end_segment() {
+  const std::uint64_t end = flushed_ + buffer_.size();
+  format::append_bytes(buffer_, format::encode_segment_end(made_.back().id, end, skeleton_, {}));
+  VMSHADOW_TRY(flush(true));
+  VMSHADOW_TRY(file_->truncate(flushed_));  // gives back what was reserved
+  made_.back().bytes = flushed_;
+  file_.reset();
+  return {};
+}
+
+Status ArchiveWriter::finish() {
+  if (file_ != nullptr) VMSHADOW_TRY(end_segment());
+  for (const Made& made : made_) {
+    VMSHADOW_TRY(files_.sync_directory(catalog_.directory().segments_path(made.tier)));
+  }
+  return {};
+}
+
+void ArchiveWriter::discard() {
+  file_.reset();
+  for (const Made& made : made_) {
+    const std::string path = catalog_.directory().segment_path(made.tier, made.id);
+    if (const auto removed = files_.remove(path);
+        !removed && removed.error().code != Errc::not_found) {
+      spdlog::warn("an unfinished archive stays behind and is removed at the next start: {}",
+                   removed.error().message);
+    }
+  }
+  made_.clear();
+}
+
+}  // namespace vmshadow::store

@@ -1,0 +1,437 @@
+#include "store/archiver.h"
+
+#include <fmt/format.h>
+#include <spdlog/spdlog.h>
+
+#include <algorithm>
+#include <map>
+#include <memory>
+#include <optional>
+#include <set>
+
+#include "base/assert.h"
+#include "delta/page_group_codec.h"
+#include "store/archive_writer.h"
+#include "store/page_heat.h"
+
+namespace vmshadow::store {
+
+using format::RecordType;
+
+namespace {
+
+/// Runs in one zero_pages record.
+constexpr std::size_t kZeroRunsPerRecord = 32 * 1024;
+
+/// The archives of one run: a writer for each kind of tier, made when it is needed.
+class Archives {
+ public:
+  Archives(Archiver::Ground& ground, const std::vector<SegmentId>& sources,
+           const ArchiveOptions& options)
+      : ground_(ground), sources_(sources), options_(options) {}
+
+  ArchiveWriter& writer(TierKind kind) {
+    auto& made = kind == TierKind::ssd ? ssd_ : hdd_;
+    if (made == nullptr) {
+      made = std::make_unique<ArchiveWriter>(ground_.catalog, ground_.files, ground_.clock, kind,
+                                             options_.segment_bytes, sources_);
+    }
+    return *made;
+  }
+  Status finish() {
+    for (ArchiveWriter* made : {ssd_.get(), hdd_.get()}) {
+      if (made != nullptr) VMSHADOW_TRY(made->finish());
+    }
+    return {};
+  }
+  void discard() {
+    for (ArchiveWriter* made : {ssd_.get(), hdd_.get()}) {
+      if (made != nullptr) made->discard();
+    }
+  }
+  [[nodiscard]] std::vector<ArchiveWriter::Made> segments() const {
+    std::vector<ArchiveWriter::Made> all;
+    for (const ArchiveWriter* made : {ssd_.get(), hdd_.get()}) {
+      if (made == nullptr) continue;
+      all.insert(all.end(), made->segments().begin(), made->segments().end());
+    }
+    std::sort(all.begin(), all.end(), [](const auto& a, const auto& b) { return a.id < b.id; });
+    return all;
+  }
+  [[nodiscard]] std::uint64_t written_bytes() const {
+    std::uint64_t bytes = 0;
+    for (const ArchiveWriter* made : {ssd_.get(), hdd_.get()}) {
+      if (made != nullptr) bytes += made->written_bytes();
+    }
+    return bytes;
+  }
+
+ private:
+  Archiver::Ground& ground_;
+  const std::vector<SegmentId>& sources_;
+  const ArchiveOptions& options_;
+  std::unique_ptr<ArchiveWriter> ssd_, hdd_;
+};
+
+/// Moves what one epoch has in the sources.
+class EpochMover {
+ public:
+  EpochMover(Archiver::Ground& ground, const std::set<SegmentId>& sources,
+             const ArchiveOptions& options, Archives& archives, std::vector<Damage>& damage)
+      : ground_(ground),
+        sources_(sources),
+        options_(options),
+        archives_(archives),
+        damage_(damage),
+        raw_(format::kGroupPagesMax * kPageBytes) {}
+
+  Result<EpochIndexPtr> move(const VmId& vm, const std::string& name, const EpochIndexPtr& epoch,
+                             const PageHeat& heat, const Archiver::Placement& placement);
+
+ private:
+  /// Pages that wait to become a group of their own.
+  struct Repacked {
+    std::vector<format::PageKey> keys;
+    std::vector<std::byte> bytes;
+  };
+  struct LivePage {
+    std::uint32_t group;
+    std::uint32_t slot;
+    format::PageKey key;
+    TierKind tier;
+  };
+  [[nodiscard]] bool leaves(const RecordPlace& place) const {
+    return sources_.contains(place.segment());
+  }
+  [[nodiscard]] std::vector<LivePage> live_pages(const PageHeat& heat,
+                                                 const Archiver::Placement& placement) const;
+  Status move_groups(const std::vector<LivePage>& live);
+  Status move_group(std::span<const LivePage> live);
+  Status repack(std::span<const LivePage> live, const format::PageGroup& group);
+  Status flush(TierKind tier);
+  Status lose(std::span<const LivePage> live, const Error& error);
+  void moved(const format::PageKey& key, std::uint32_t slot) {
+    moves_.push_back({key, {static_cast<std::uint32_t>(new_groups_.size() - 1), slot}});
+  }
+  Status move_zeros();
+  Status move_device();
+  Status move_machine();
+  Status move_numbers();
+  Status pace(std::uint64_t bytes) {
+    if (!options_.pace || options_.pace(bytes)) return {};
+    return fail(Errc::cancelled, "archiving was stopped");
+  }
+  [[nodiscard]] format::RecordHead head(RecordType type) const {
+    return {type, 0, vm_, old_->info.generation, old_->info.epoch};
+  }
+  void note(const RecordPlace& place, const Error& error) {
+    damage_.push_back(
+        {place.position(), place.record_bytes(), error.message, name_, place.epoch()});
+    spdlog::error("damage found while archiving: {}", error.message);
+  }
+
+  Archiver::Ground& ground_;
+  const std::set<SegmentId>& sources_;
+  const ArchiveOptions& options_;
+  Archives& archives_;
+  std::vector<Damage>& damage_;
+  std::vector<std::byte> raw_;
+  SegmentFiles::Record record_;
+  delta::PageGroupEncoder encoder_;
+
+  // Of the epoch being moved.
+  VmId vm_;
+  std::string name_;
+  EpochIndexPtr old_;
+  std::shared_ptr<EpochIndex> fresh_;
+  std::map<TierKind, Repacked> repacked_;
+  std::vector<RecordPlace> new_groups_;
+  std::vector<PageTable::Move> moves_;
+};
+
+Result<EpochIndexPtr> EpochMover::move(const VmId& vm, const std::string& name,
+                                       const EpochIndexPtr& epoch, const PageHeat& heat,
+                                       const Archiver::Placement& placement) {
+  vm_ = vm;
+  name_ = name;
+  old_ = epoch;
+  fresh_ = std::make_shared<EpochIndex>();
+  fresh_->info = epoch->info;
+  fresh_->previous = epoch->previous;
+  fresh_->machine = epoch->machine;
+  fresh_->places = epoch->places;
+  fresh_->places.groups.clear();
+  fresh_->own_damage = epoch->own_damage;
+  fresh_->base_damage = epoch->base_damage;
+  new_groups_.clear();
+  moves_.clear();
+
+  VMSHADOW_TRY(move_machine());
+  VMSHADOW_TRY(move_groups(live_pages(heat, placement)));
+  VMSHADOW_TRY(move_zeros());
+  VMSHADOW_TRY(move_device());
+  VMSHADOW_TRY(move_numbers());
+
+  std::sort(moves_.begin(), moves_.end(),
+            [](const auto& a, const auto& b) { return a.page < b.page; });
+  PlacedTable placed = relocate_pages({&old_->pages, old_->places.groups}, moves_, new_groups_);
+  fresh_->pages = std::move(placed.pages);
+  fresh_->places.groups = std::move(placed.groups);
+  set_uses(*fresh_);
+  return fresh_;
+}
+
+std::vector<EpochMover::LivePage> EpochMover::live_pages(
+    const PageHeat& heat, const Archiver::Placement& placement) const {
+  const PageTable& table = old_->pages;
+  const std::vector<RecordPlace>& groups = old_->places.groups;
+  std::vector<bool> leaving(groups.size());
+  for (std::size_t i = 0; i < groups.size(); ++i) leaving[i] = leaves(groups[i]);
+  std::vector<LivePage> live;
+  for (std::size_t i = 0; i < table.data_pages(); ++i) {
+    const PageSlot slot = table.slot_at(i);
+    if (!leaving[slot.group]) continue;
+    const format::PageKey key = table.key_at(i);
+    live.push_back({slot.group, slot.slot, key, placement(heat.versions(key))});
+  }
+  std::sort(live.begin(), live.end(), [&](const LivePage& a, const LivePage& b) {
+    if (a.group == b.group) return a.slot < b.slot;
+    return groups[a.group].position() < groups[b.group].position();
+  });
+  return live;
+}
+
+Status EpochMover::move_groups(const std::vector<LivePage>& live) {
+  for (std::size_t i = 0; i < live.size();) {
+    std::size_t end = i;
+    while (end < live.size() && live[end].group == live[i].group) ++end;
+    VMSHADOW_TRY(move_group(std::span(live).subspan(i, end - i)));
+    i = end;
+  }
+  VMSHADOW_TRY(flush(TierKind::ssd));
+  return flush(TierKind::hdd);
+}
+
+Status EpochMover::move_group(std::span<const LivePage> live) {
+  const RecordPlace& place = old_->places.groups[live.front().group];
+  VMSHADOW_TRY(pace(place.record_bytes()));
+  if (auto read = ground_.segments.read(place, RecordType::page_group, name_, record_); !read) {
+    return read.error().code == Errc::corrupt ? lose(live, read.error()) : read;
+  }
+  const auto group = format::decode_page_group(record_.body());
+  if (!group) return lose(live, group.error());
+  for (const LivePage& page : live) {
+    if (page.slot >= group->page_count || group->keys[page.slot] != page.key) {
+      return lose(live, {Errc::corrupt, "the group does not hold the page"});
+    }
+  }
+  const bool one_tier = std::all_of(live.begin(), live.end(),
+                                    [&](const LivePage& p) { return p.tier == live[0].tier; });
+  if (live.size() < group->page_count || !one_tier) return repack(live, *group);
+  VMSHADOW_ASSIGN(const RecordPlace to,
+                  archives_.writer(live[0].tier).append(record_.bytes, group->page_count));
+  new_groups_.push_back(to);
+  for (const LivePage& page : live) moved(page.key, page.slot);
+  return {};
+}
+
+Status EpochMover::repack(std::span<const LivePage> live, const format::PageGroup& group) {
+  const MutableByteSpan pages = MutableByteSpan(raw_).first(group.page_count * kPageBytes);
+  if (const auto decoded = delta::decode_pages(group, pages); !decoded) {
+    return lose(live, decoded.error());
+  }
+  for (const LivePage& page : live) {
+    Repacked& to = repacked_[page.tier];
+    to.keys.push_back(page.key);
+    format::append_bytes(to.bytes, ByteSpan(pages).subspan(page.slot * kPageBytes, kPageBytes));
+    if (to.keys.size() == format::kGroupPagesMax) VMSHADOW_TRY(flush(page.tier));
+  }
+  return {};
+}
+
+Status EpochMover::flush(TierKind tier) {
+  Repacked& from = repacked_[tier];
+  if (from.keys.empty()) return {};
+  std::vector<std::byte> body;
+  encoder_.append_body(body, from.keys, from.bytes.data());
+  VMSHADOW_ASSIGN(const RecordPlace to, archives_.writer(tier).append(head(RecordType::page_group),
+                                                                      body, from.keys.size()));
+  new_groups_.push_back(to);
+  for (std::uint32_t slot = 0; slot < from.keys.size(); ++slot) moved(from.keys[slot], slot);
+  from.keys.clear();
+  from.bytes.clear();
+  return {};
+}
+
+/// The pages are known by name alone from now on; whoever reads them is told why.
+Status EpochMover::lose(std::span<const LivePage> live, const Error& error) {
+  note(old_->places.groups[live.front().group], error);
+  std::vector<format::PageKey> keys;
+  for (const LivePage& page : live) keys.push_back(page.key);
+  const std::vector<std::uint64_t> checksums(keys.size());
+  std::vector<std::byte> body;
+  format::append_page_group_body(body, format::Codec::lost, keys, checksums,
+                                 std::as_bytes(std::span(error.message)));
+  VMSHADOW_ASSIGN(
+      const RecordPlace to,
+      archives_.writer(TierKind::ssd).append(head(RecordType::page_group), body, keys.size()));
+  new_groups_.push_back(to);
+  for (std::uint32_t slot = 0; slot < keys.size(); ++slot) moved(keys[slot], slot);
+  return {};
+}
+
+Status EpochMover::move_zeros() {
+  auto& zeros = fresh_->places.zeros;
+  if (std::none_of(zeros.begin(), zeros.end(), [&](const auto& p) { return leaves(p); })) return {};
+  zeros.clear();
+  const std::vector<format::ZeroRun> runs = old_->pages.zero_run_list();
+  for (std::span<const format::ZeroRun> rest(runs); !rest.empty();) {
+    const auto some = rest.first(std::min(rest.size(), kZeroRunsPerRecord));
+    std::vector<std::byte> body;
+    format::append_zero_pages_body(body, some);
+    VMSHADOW_ASSIGN(const RecordPlace to,
+                    archives_.writer(TierKind::ssd).append(head(RecordType::zero_pages), body));
+    zeros.push_back(to);
+    rest = rest.subspan(some.size());
+  }
+  return {};
+}
+
+Status EpochMover::move_device() {
+  std::vector<RecordPlace> kept;
+  for (const RecordPlace& place : fresh_->places.device) {
+    if (!leaves(place)) {
+      kept.push_back(place);
+      continue;
+    }
+    VMSHADOW_TRY(pace(place.record_bytes()));
+    const auto read = ground_.segments.read(place, RecordType::device_state, name_, record_);
+    if (!read && read.error().code != Errc::corrupt) return read;
+    if (!read) {
+      note(place, read.error());
+      fresh_->own_damage = damage_.back();
+      continue;
+    }
+    VMSHADOW_ASSIGN(const RecordPlace to, archives_.writer(TierKind::ssd).append(record_.bytes));
+    kept.push_back(to);
+  }
+  fresh_->places.device = std::move(kept);
+  return {};
+}
+
+Status EpochMover::move_machine() {
+  auto& machine = fresh_->places.machine;
+  if (!machine || !leaves(*machine)) return {};
+  const auto read = ground_.segments.read(*machine, RecordType::machine, name_, record_);
+  if (!read && read.error().code != Errc::corrupt) return read;
+  if (!read && fresh_->machine == nullptr) {
+    machine.reset();
+    return {};
+  }
+  if (read) {
+    VMSHADOW_ASSIGN(machine, archives_.writer(TierKind::ssd).append(record_.bytes));
+    return {};
+  }
+  // It is still in memory as it was read when it was good.
+  note(*machine, read.error());
+  std::vector<std::byte> body;
+  format::append_machine_body(body, *fresh_->machine);
+  format::RecordHead to = head(RecordType::machine);
+  to.epoch = machine->epoch();
+  VMSHADOW_ASSIGN(machine, archives_.writer(TierKind::ssd).append(to, body));
+  return {};
+}
+
+Status EpochMover::move_numbers() {
+  if (!sources_.contains(fresh_->places.home)) return {};
+  const EpochInfo& info = old_->info;
+  format::ArchivedEpoch numbers;
+  numbers.committed_wall = info.committed_wall;
+  numbers.cut_wall = info.cut_wall;
+  numbers.pages = info.pages;
+  numbers.stored_bytes = info.stored_bytes;
+  numbers.device_bytes = info.device_bytes;
+  numbers.full = info.full;
+  std::vector<std::byte> body;
+  format::append_body(body, numbers);
+  VMSHADOW_ASSIGN(const RecordPlace to,
+                  archives_.writer(TierKind::ssd).append(head(RecordType::archived_epoch), body));
+  fresh_->places.home = to.segment();
+  return {};
+}
+
+bool concerns(const EpochIndex& epoch, const std::set<SegmentId>& sources) {
+  return std::any_of(epoch.uses.begin(), epoch.uses.end(),
+                     [&](const SegmentUse& use) { return sources.contains(use.segment); });
+}
+
+}  // namespace
+
+Result<ArchiveReport> Archiver::run(const std::vector<SegmentId>& sources,
+                                    const Placement& placement, const ArchiveOptions& options) {
+  ArchiveReport report;
+  const std::set<SegmentId> leaving(sources.begin(), sources.end());
+  const std::vector<SegmentId> sorted(leaving.begin(), leaving.end());
+  Archives archives(ground_, sorted, options);
+  EpochMover mover(ground_, leaving, options, archives, report.damage);
+  std::map<VmId, std::map<Epoch, EpochIndexPtr>> changes;
+
+  const auto write = [&]() -> Status {
+    for (const VmId& vm : ground_.index.ids()) {
+      const std::vector<EpochIndexPtr> epochs = ground_.index.epochs(vm);
+      std::optional<PageHeat> heat;
+      for (const EpochIndexPtr& epoch : epochs) {
+        if (!concerns(*epoch, leaving)) continue;
+        if (!heat) heat.emplace(epochs);
+        VMSHADOW_ASSIGN(changes[vm][epoch->info.epoch],
+                        mover.move(vm, ground_.index.name_of(vm), epoch, *heat, placement));
+      }
+    }
+    return archives.finish();
+  };
+  if (auto written = write(); !written) {
+    archives.discard();
+    return fail(std::move(written).error());
+  }
+
+  std::vector<SegmentId> made;
+  format::Replace replace{sorted, {}, {}};
+  for (const ArchiveWriter::Made& segment : archives.segments()) {
+    made.push_back(segment.id);
+    replace.added.push_back({segment.id, segment.bytes, format::SegmentKind::archive});
+    ground_.catalog.add(segment.id,
+                        {format::SegmentKind::archive, segment.tier, segment.bytes, true, false});
+  }
+  LogWriter::Note note;
+  note.head = {RecordType::replace, 0, {}, {}, {}};
+  note.body = [&](std::vector<std::byte>& out, const format::JournalPosition& durable) {
+    replace.durable = durable;
+    format::append_body(out, replace);
+  };
+  const auto list = [&](bool done) {
+    ground_.catalog.set_listed(sorted, !done);
+    ground_.catalog.set_listed(made, done);
+  };
+  note.writing = [&] { list(true); };
+  note.refused = [&] { list(false); };
+  if (auto noted = ground_.log.note(std::move(note)); !noted) {
+    for (const SegmentId id : made) ground_.catalog.remove(id);
+    archives.discard();
+    return fail(std::move(noted).error().with_context("archiving"));
+  }
+
+  for (const auto& [vm, epochs] : changes) ground_.index.replace_epochs(vm, epochs);
+  report.written_bytes = archives.written_bytes();
+  for (const SegmentId id : sorted) {
+    const auto path = ground_.catalog.path(id);
+    report.removed_bytes += ground_.catalog.find(id)->bytes;
+    ground_.catalog.remove(id);
+    // One that stays behind is removed at the next start.
+    if (const auto removed = ground_.files.remove(*path); !removed) {
+      spdlog::warn("a segment that is no longer needed stays behind: {}", removed.error().message);
+    }
+  }
+  return report;
+}
+
+}  // namespace vmshadow::store

@@ -1,0 +1,70 @@
+// Moves what is still needed out of segments into new archives, and lets the old segments go:
+// drains the journal, compacts archives, and moves them between tiers.
+//
+//   read what is live ─► write archives, durably ─► replace record, durable ─► index ─► remove
+//
+// A crash before the replace record leaves archives that do not count, behind it segments that no
+// longer do; either way the next start removes them. Records are copied byte for byte where all of
+// a group is needed; else its pages are decoded, checked and encoded anew with others of their
+// epoch. What is damaged is moved as lost pages that say so: it costs who needs it, and no segment
+// stays for its sake.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <vector>
+
+#include <vmshadow/clock.h>
+#include <vmshadow/result.h>
+#include <vmshadow/types.h>
+
+#include "io/append_file.h"
+#include "store/damage.h"
+#include "store/journal_index.h"
+#include "store/log_writer.h"
+#include "store/segment_catalog.h"
+#include "store/segment_files.h"
+#include "store/tier.h"
+
+namespace vmshadow::store {
+
+struct ArchiveOptions {
+  std::uint64_t segment_bytes = std::uint64_t{256} << 20;
+  /// Called on the way with the bytes read and written since the last call; may wait. False: stop,
+  /// nothing has happened.
+  std::function<bool(std::uint64_t bytes)> pace;
+};
+
+struct ArchiveReport {
+  std::uint64_t removed_bytes{};
+  std::uint64_t written_bytes{};
+  std::vector<Damage> damage;  ///< found on the way
+};
+
+class Archiver {
+ public:
+  struct Ground {
+    SegmentCatalog& catalog;
+    JournalIndex& index;
+    const SegmentFiles& segments;
+    io::FileSystem& files;  ///< of the calling thread alone
+    const Clock& clock;
+    LogWriter& log;
+  };
+  /// Where a page's newest state goes. `kept_versions`: in how many of its VM's kept epochs it
+  /// changed.
+  using Placement = std::function<TierKind(unsigned kept_versions)>;
+
+  explicit Archiver(Ground ground) : ground_(ground) {}
+
+  /// `sources` are sealed or no longer written. One call at a time, and no thinning meanwhile.
+  /// Errc::cancelled (by `pace`), Errc::no_space, Errc::io: nothing has changed.
+  [[nodiscard]] Result<ArchiveReport> run(const std::vector<SegmentId>& sources,
+                                          const Placement& placement,
+                                          const ArchiveOptions& options);
+
+ private:
+  Ground ground_;
+};
+
+}  // namespace vmshadow::store

@@ -1,0 +1,313 @@
+#include "store/maintenance.h"
+
+#include <spdlog/spdlog.h>
+
+#include <algorithm>
+#include <map>
+
+#include "store/tier_choice.h"
+
+namespace vmshadow::store {
+
+using std::chrono::nanoseconds;
+
+namespace {
+
+/// A VM whose newest epoch is older than so many windows has stopped: its epochs rest.
+constexpr int kStoppedAfterWindows = 2;
+
+/// The dropped epochs of one VM merged into the kept ones behind them.
+std::map<Epoch, EpochIndexPtr> merge_all(const std::vector<EpochIndexPtr>& epochs,
+                                         const std::vector<Epoch>& dropped) {
+  std::map<Epoch, EpochIndexPtr> changes;
+  std::vector<EpochIndexPtr> pending;
+  auto next = dropped.begin();
+  for (const EpochIndexPtr& epoch : epochs) {
+    if (!pending.empty() && pending.back()->info.generation != epoch->info.generation) {
+      pending.clear();
+    }
+    if (next != dropped.end() && *next == epoch->info.epoch) {
+      ++next;
+      changes[epoch->info.epoch] = nullptr;
+      pending.push_back(epoch);
+    } else if (!pending.empty()) {
+      changes[epoch->info.epoch] = merge_dropped(pending, *epoch);
+      pending.clear();
+    }
+  }
+  return changes;
+}
+
+}  // namespace
+
+Maintenance::Maintenance(Ground ground, std::unique_ptr<io::FileSystem> files,
+                         const MaintenanceOptions& options)
+    : ground_(ground), files_(std::move(files)), options_(options) {}
+
+Maintenance::~Maintenance() {
+  {
+    const std::lock_guard lock(mutex_);
+    stopping_ = true;
+  }
+  stop_.notify_all();
+  if (thread_.joinable()) thread_.join();
+}
+
+void Maintenance::start_in_background() {
+  thread_ = std::thread([this] { run(); });
+}
+
+void Maintenance::run() {
+  while (true) {
+    {
+      std::unique_lock lock(mutex_);
+      stop_.wait_for(lock, options_.interval, [this] { return stopping_; });
+      if (stopping_) return;
+    }
+    const auto done = pass();
+    const std::lock_guard lock(mutex_);
+    if (done) {
+      last_error_.reset();
+    } else if (done.error().code != Errc::cancelled && last_error_ != done.error().code) {
+      last_error_ = done.error().code;  // said once, not every second
+      spdlog::warn("the store's upkeep does not get on: {}", done.error().message);
+    }
+  }
+}
+
+Status Maintenance::pass() {
+  const std::lock_guard lock(pass_mutex_);
+  VMSHADOW_TRY(thin());
+  VMSHADOW_TRY(drain());
+  VMSHADOW_TRY(compact());
+  VMSHADOW_TRY(relieve());
+  const std::lock_guard figures(mutex_);
+  ++figures_.passes;
+  return {};
+}
+
+Maintenance::Figures Maintenance::figures() const {
+  const std::lock_guard lock(mutex_);
+  return figures_;
+}
+
+std::vector<Damage> Maintenance::damage() const {
+  const std::lock_guard lock(mutex_);
+  return damage_;
+}
+
+// ---- thinning and settings
+
+Status Maintenance::write_state(const VmId& vm) {
+  LogWriter::Note note;
+  note.head = {format::RecordType::vm_state, 0, vm, ground_.index.generation_of(vm), {}};
+  note.vm_name = ground_.index.name_of(vm);
+  // Made once: it must not grow between being measured and being written. Epochs that commit
+  // meanwhile are none of its business.
+  format::VmState state = ground_.states.make(vm, {});
+  note.body = [&](std::vector<std::byte>& out, const format::JournalPosition& durable) {
+    state.durable = durable;
+    format::append_body(out, state);
+  };
+  return ground_.log.note(std::move(note));
+}
+
+Status Maintenance::change_settings(const VmId& vm,
+                                    const std::function<Status(VmSettings&)>& change) {
+  const std::lock_guard lock(pass_mutex_);
+  VmSettings settings = ground_.index.settings_of(vm);
+  const VmSettings before = settings;
+  VMSHADOW_TRY(change(settings));
+  ++settings.version;
+  ground_.index.set_settings(vm, settings);
+  if (auto written = write_state(vm); !written) {
+    VmSettings back = before;
+    back.version = settings.version;  // a segment may have begun with it
+    ground_.index.set_settings(vm, back);
+    return written;
+  }
+  return {};
+}
+
+Status Maintenance::thin() {
+  for (const VmId& vm : ground_.index.ids()) VMSHADOW_TRY(thin_vm(vm));
+  return {};
+}
+
+Status Maintenance::thin_vm(const VmId& vm) {
+  if (!ground_.index.is_named(vm)) return {};  // no vm_state can be written of it
+  const std::vector<EpochIndexPtr> epochs = ground_.index.epochs(vm);
+  std::vector<DatedEpoch> dated;
+  dated.reserve(epochs.size());
+  for (const EpochIndexPtr& epoch : epochs) {
+    dated.push_back({epoch->info.epoch, epoch->info.committed_wall});
+  }
+  VmSettings settings = ground_.index.settings_of(vm);
+  const std::vector<Epoch> dropped =
+      epochs_to_drop(dated, ground_.states.policy_of(vm), settings.pins);
+  if (dropped.empty()) return {};
+
+  ++settings.version;
+  ground_.index.set_settings(vm, std::move(settings));
+  ground_.states.begin_drop(vm, dropped);
+  auto written = write_state(vm);
+  if (written) ground_.index.replace_epochs(vm, merge_all(epochs, dropped));
+  ground_.states.end_drop(vm);
+  return written;
+}
+
+// ---- archiving
+
+bool Maintenance::has_tier(TierKind kind) const {
+  const auto& tiers = ground_.catalog.directory().tiers();
+  return std::any_of(tiers.begin(), tiers.end(),
+                     [&](const TierDirectory& tier) { return tier.kind == kind; });
+}
+
+bool Maintenance::is_short(TierIndex tier) const {
+  const std::uint64_t capacity = ground_.catalog.directory().tiers()[tier].capacity_bytes;
+  if (capacity == 0) return false;  // the file system's business: a write will say so
+  const double room = static_cast<double>(tier_room(ground_.catalog, tier));
+  return room < options_.tier_room_min * static_cast<double>(capacity);
+}
+
+/// What is rewritten within the kept history stays on the fast tier.
+Archiver::Placement Maintenance::placement() const {
+  if (!has_tier(TierKind::hdd)) return [](unsigned) { return TierKind::ssd; };
+  if (!has_tier(TierKind::ssd)) return [](unsigned) { return TierKind::hdd; };
+  return [](unsigned versions) { return versions >= 2 ? TierKind::ssd : TierKind::hdd; };
+}
+
+bool Maintenance::pace(std::uint64_t bytes) {
+  std::unique_lock lock(mutex_);
+  if (options_.bytes_per_second == 0) return !stopping_;
+  const nanoseconds worth{bytes * 1'000'000'000 / options_.bytes_per_second};
+  return !stop_.wait_for(lock, worth, [this] { return stopping_; });
+}
+
+Status Maintenance::archive(const std::vector<SegmentId>& sources,
+                            const Archiver::Placement& placement) {
+  Archiver archiver(
+      {ground_.catalog, ground_.index, ground_.segments, *files_, ground_.clock, ground_.log});
+  ArchiveOptions options;
+  options.segment_bytes = options_.archive_segment_bytes;
+  options.pace = [this](std::uint64_t bytes) { return pace(bytes); };
+  VMSHADOW_ASSIGN(ArchiveReport report, archiver.run(sources, placement, options));
+  const std::lock_guard lock(mutex_);
+  figures_.moved_bytes += report.written_bytes;
+  figures_.removed_bytes += report.removed_bytes;
+  damage_.insert(damage_.end(), report.damage.begin(), report.damage.end());
+  return {};
+}
+
+SegmentId Maintenance::window_begins() const {
+  SegmentId first{UINT64_MAX};
+  const WallTime now = ground_.clock.wall();
+  for (const VmId& vm : ground_.index.ids()) {
+    const std::vector<EpochIndexPtr> epochs = ground_.index.epochs(vm);
+    if (epochs.empty()) continue;
+    const WallTime newest = epochs.back()->info.committed_wall;
+    const std::int64_t window_ns = nanoseconds(ground_.states.policy_of(vm).window).count();
+    if (now.ns - newest.ns > kStoppedAfterWindows * window_ns) continue;
+    // A VM's epochs come one behind the other: the first that is still in the journal says where.
+    for (const EpochIndexPtr& epoch : epochs) {
+      if (newest.ns - epoch->info.committed_wall.ns > window_ns) continue;
+      const EpochPlaces& places = epoch->places;
+      const auto home = ground_.catalog.find(places.home);
+      if (!home || home->kind != format::SegmentKind::journal) continue;
+      first = std::min(first, places.home);
+      // What it took over from dropped epochs lies further back, and may go.
+      const auto own = [&](const RecordPlace& place) {
+        if (place.epoch() == epoch->info.epoch) first = std::min(first, place.segment());
+      };
+      if (places.machine) own(*places.machine);
+      if (!places.device.empty()) own(places.device.front());
+      for (const RecordPlace& place : places.groups) own(place);
+      break;
+    }
+  }
+  return first;
+}
+
+Status Maintenance::drain() {
+  while (true) {
+    const SegmentId settled = ground_.log.settled_before();
+    const SegmentId window = window_begins();
+    std::vector<SegmentId> sources;
+    std::uint64_t bytes = 0;
+    for (const auto& [id, facts] : ground_.catalog.all()) {
+      if (facts.kind != format::SegmentKind::journal) continue;
+      if (id >= settled || bytes >= options_.run_bytes_max) break;
+      if (id >= window && !is_short(facts.tier)) break;
+      sources.push_back(id);
+      bytes += facts.bytes;
+    }
+    if (sources.empty()) return {};
+    VMSHADOW_TRY(archive(sources, placement()));
+  }
+}
+
+Status Maintenance::compact() {
+  while (true) {
+    struct Candidate {
+      SegmentId id;
+      std::uint64_t bytes;
+      std::uint64_t live;
+    };
+    std::vector<Candidate> archives;
+    std::uint64_t stored = 0;
+    std::uint64_t live = 0;
+    const auto totals = ground_.index.totals();
+    for (const auto& [id, facts] : ground_.catalog.all()) {
+      if (facts.kind != format::SegmentKind::archive) continue;
+      const auto found = totals.live_bytes.find(id);
+      const std::uint64_t needed = found == totals.live_bytes.end() ? 0 : found->second;
+      archives.push_back({id, facts.bytes, needed});
+      stored += facts.bytes;
+      live += needed;
+    }
+    const auto share = [](const Candidate& c) {
+      return static_cast<double>(c.live) / static_cast<double>(std::max<std::uint64_t>(1, c.bytes));
+    };
+    std::sort(archives.begin(), archives.end(),
+              [&](const Candidate& a, const Candidate& b) { return share(a) < share(b); });
+    std::vector<SegmentId> sources;
+    std::uint64_t taken = 0;
+    for (const Candidate& archive : archives) {
+      const bool sparse =
+          share(archive)<options_.archive_live_max&& static_cast<double>(stored)> options_
+              .archive_space_max *
+          static_cast<double>(live);
+      if (archive.live > 0 && (!sparse || taken >= options_.run_bytes_max)) break;
+      sources.push_back(archive.id);
+      taken += archive.bytes;
+      stored -= std::min(stored, archive.bytes - std::min(archive.bytes, archive.live));
+    }
+    if (sources.empty()) return {};
+    VMSHADOW_TRY(archive(sources, placement()));
+  }
+}
+
+/// Moves the oldest archives of a fast tier that is nearly full to the slow one.
+Status Maintenance::relieve() {
+  if (!has_tier(TierKind::hdd)) return {};
+  const auto& tiers = ground_.catalog.directory().tiers();
+  for (TierIndex tier = 0; tier < tiers.size(); ++tier) {
+    if (tiers[tier].kind != TierKind::ssd) continue;
+    while (is_short(tier)) {
+      std::vector<SegmentId> sources;
+      for (const auto& [id, facts] : ground_.catalog.all()) {
+        if (facts.kind != format::SegmentKind::archive || facts.tier != tier) continue;
+        sources.push_back(id);
+        break;
+      }
+      if (sources.empty()) break;
+      const std::uint64_t before = ground_.catalog.tier_bytes(tier);
+      VMSHADOW_TRY(archive(sources, [](unsigned) { return TierKind::hdd; }));
+      if (ground_.catalog.tier_bytes(tier) >= before) break;  // the slow tier has no room either
+    }
+  }
+  return {};
+}
+
+}  // namespace vmshadow::store

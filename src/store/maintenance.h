@@ -1,0 +1,109 @@
+// What a store does by itself: thins epochs as their VMs' policies say, archives what leaves the
+// journal, compacts archives that have become sparse, and keeps the tiers within their capacities.
+//
+//   thin ─► drain the journal's front ─► compact archives ─► relieve full tiers        (one pass)
+//
+// Nothing of it is needed for what is acknowledged to be safe; a pass that fails is tried again.
+#pragma once
+
+#include <chrono>
+#include <condition_variable>
+#include <cstdint>
+#include <memory>
+#include <mutex>
+#include <optional>
+#include <thread>
+#include <vector>
+
+#include <vmshadow/clock.h>
+#include <vmshadow/result.h>
+#include <vmshadow/types.h>
+
+#include "io/append_file.h"
+#include "store/archiver.h"
+#include "store/damage.h"
+#include "store/vm_states.h"
+
+namespace vmshadow::store {
+
+struct MaintenanceOptions {
+  std::uint64_t archive_segment_bytes = std::uint64_t{256} << 20;
+  /// What one run of the archiver takes up at most, in bytes of its sources.
+  std::uint64_t run_bytes_max = std::uint64_t{1} << 30;
+  /// Archives are compacted while all of them together are over this many times their live bytes.
+  double archive_space_max = 1.15;
+  /// Only those are that have less than this share of live bytes.
+  double archive_live_max = 0.85;
+  /// A tier with less room than this share of its capacity is relieved.
+  double tier_room_min = 0.1;
+  /// Bytes read and written per second by the archiver; 0: as fast as it can.
+  std::uint64_t bytes_per_second = 0;
+  std::chrono::milliseconds interval{1000};  ///< between passes in the background
+};
+
+class Maintenance {
+ public:
+  struct Ground {
+    SegmentCatalog& catalog;
+    JournalIndex& index;
+    const SegmentFiles& segments;
+    const Clock& clock;
+    LogWriter& log;
+    VmStates& states;
+  };
+  /// `files` is for its use alone.
+  Maintenance(Ground ground, std::unique_ptr<io::FileSystem> files,
+              const MaintenanceOptions& options);
+  /// Ends the background thread; an archiver run under way stops and leaves no trace.
+  ~Maintenance();
+  Maintenance(const Maintenance&) = delete;
+  Maintenance& operator=(const Maintenance&) = delete;
+
+  void start_in_background();
+  /// One pass, now. The first error; what came before it is done.
+  [[nodiscard]] Status pass();
+  /// Writes a vm_state after `change` has changed the VM's settings, and then calls it durable.
+  [[nodiscard]] Status change_settings(const VmId& vm,
+                                       const std::function<Status(VmSettings&)>& change);
+
+  struct Figures {
+    std::uint64_t moved_bytes{};    ///< written by the archiver
+    std::uint64_t removed_bytes{};  ///< of segments it let go
+    std::uint64_t passes{};
+  };
+  [[nodiscard]] Figures figures() const;
+  /// Damage found on the way.
+  [[nodiscard]] std::vector<Damage> damage() const;
+
+ private:
+  void run();
+  Status thin();
+  Status thin_vm(const VmId& vm);
+  Status write_state(const VmId& vm);
+  Status drain();
+  Status compact();
+  Status relieve();
+  Status archive(const std::vector<SegmentId>& sources, const Archiver::Placement& placement);
+  [[nodiscard]] Archiver::Placement placement() const;
+  [[nodiscard]] bool is_short(TierIndex tier) const;
+  [[nodiscard]] bool has_tier(TierKind kind) const;
+  /// The first journal segment that an epoch within its VM's window needs for itself.
+  [[nodiscard]] SegmentId window_begins() const;
+  bool pace(std::uint64_t bytes);
+
+  Ground ground_;
+  const std::unique_ptr<io::FileSystem> files_;
+  const MaintenanceOptions options_;
+
+  std::mutex pass_mutex_;  ///< held during a pass
+  mutable std::mutex mutex_;
+  std::condition_variable stop_;
+  bool stopping_ = false;
+  Figures figures_;
+  std::vector<Damage> damage_;
+  std::optional<Errc> last_error_;
+
+  std::thread thread_;
+};
+
+}  // namespace vmshadow::store

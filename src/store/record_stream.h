@@ -1,0 +1,47 @@
+// Reads many records in the order of the disk. Records that lie close together in one segment come
+// in one read of about a MiB. If that read fails or ends short, each record is read by itself, so
+// that damage to one costs, and is blamed on, that one alone.
+#pragma once
+
+#include <cstddef>
+#include <span>
+#include <string>
+#include <vector>
+
+#include <vmshadow/result.h>
+
+#include "store/segment_files.h"
+
+namespace vmshadow::store {
+
+class RecordStream {
+ public:
+  /// `places` rise by position. All that is given must outlive the stream.
+  RecordStream(const SegmentFiles& segments, format::RecordType type, const std::string& vm_name,
+               std::span<const RecordPlace> places)
+      : segments_(segments), type_(type), vm_name_(vm_name), places_(places) {}
+
+  /// The next record's body, checked, valid until the next call; there must be one. Errors as
+  /// SegmentFiles::read().
+  [[nodiscard]] Result<ByteSpan> next();
+
+ private:
+  static constexpr std::size_t kReadBytes = std::size_t{1} << 20;
+  /// Reading over a gap this wide is cheaper than another read.
+  static constexpr std::size_t kGapBytesMax = std::size_t{16} << 10;
+
+  void read_ahead();
+
+  const SegmentFiles& segments_;
+  const format::RecordType type_;
+  const std::string& vm_name_;
+  const std::span<const RecordPlace> places_;
+  std::size_t next_ = 0;
+  std::size_t ahead_end_ = 0;  ///< places before this one were read ahead, or cannot be
+  std::vector<std::byte> ahead_;
+  std::uint64_t ahead_offset_ = 0;  ///< of ahead_[0] in the segment
+  std::size_t ahead_bytes_ = 0;     ///< of ahead_ that were read
+  SegmentFiles::Record alone_;
+};
+
+}  // namespace vmshadow::store

@@ -1,0 +1,21 @@
+// Which tier directory a new segment goes to.
+#pragma once
+
+#include <cstdint>
+
+#include <vmshadow/result.h>
+
+#include "store/segment_catalog.h"
+#include "store/tier.h"
+
+namespace vmshadow::store {
+
+/// What a tier can still take: within its capacity, and what its file system has free.
+[[nodiscard]] std::uint64_t tier_room(const SegmentCatalog& catalog, TierIndex tier);
+
+/// The directory of this kind with most room, or of the other kind where none has `bytes`.
+/// Errc::no_space names the directories if none of either has.
+[[nodiscard]] Result<TierIndex> choose_tier(const SegmentCatalog& catalog, TierKind kind,
+                                            std::uint64_t bytes);
+
+}  // namespace vmshadow::store

@@ -1,0 +1,50 @@
+#include "store/vm_states.h"
+
+namespace vmshadow::store {
+
+void VmStates::begin_drop(const VmId& vm, const std::vector<Epoch>& epochs) {
+  const std::lock_guard lock(mutex_);
+  dropping_[vm] = {epochs.begin(), epochs.end()};
+}
+
+void VmStates::end_drop(const VmId& vm) {
+  const std::lock_guard lock(mutex_);
+  dropping_.erase(vm);
+}
+
+RetentionPolicy VmStates::policy_of(const VmId& vm) const {
+  return index_.settings_of(vm).policy.value_or(store_policy_);
+}
+
+format::VmState VmStates::make(const VmId& vm, const format::JournalPosition& durable) const {
+  const std::lock_guard lock(mutex_);
+  const VmSettings settings = index_.settings_of(vm);
+  const RetentionPolicy policy = settings.policy.value_or(store_policy_);
+  const auto seconds = [](std::chrono::seconds s) { return static_cast<std::uint64_t>(s.count()); };
+  format::VmState state;
+  state.version = settings.version;
+  state.vm_name = index_.name_of(vm);
+  state.window_s = seconds(policy.window);
+  state.minutely_s = seconds(policy.minutely);
+  state.hourly_s = seconds(policy.hourly);
+  state.daily_s = seconds(policy.daily);
+  state.own_policy = settings.policy.has_value();
+  state.quota_bytes = settings.quota_bytes;
+  state.pins.assign(settings.pins.begin(), settings.pins.end());
+  state.durable = durable;
+
+  const auto dropping = dropping_.find(vm);
+  for (const EpochIndexPtr& epoch : index_.epochs(vm)) {
+    const Epoch number = epoch->info.epoch;
+    state.next_epoch = number.next();
+    if (dropping != dropping_.end() && dropping->second.contains(number)) continue;
+    if (!state.kept.empty() && state.kept.back().last.next() == number) {
+      state.kept.back().last = number;
+    } else {
+      state.kept.push_back({number, number});
+    }
+  }
+  return state;
+}
+
+}  // namespace vmshadow::store
