@@ -25,14 +25,11 @@ constexpr std::size_t kQuantumBytes = std::size_t{256} << 10;
 /// disk looks full.
 constexpr std::uint64_t kReserveBytes = std::uint64_t{32} << 20;
 
-constexpr std::size_t kPadBytesMin = format::kRecordPrefixBytes + sizeof(format::PadBytes);
-
 std::size_t padded(std::size_t bytes) { return bytes + format::alignment_gap(bytes); }
 
 /// The length of the pad record that goes from `offset` to the end of a block; 0 if it is one.
 std::size_t pad_bytes(std::uint64_t offset) {
-  const std::size_t gap = io::round_up_to_block(offset) - offset;
-  return gap > 0 && gap < kPadBytesMin ? gap + io::kDirectBlockBytes : gap;
+  return format::pad_bytes(offset, io::kDirectBlockBytes);
 }
 
 }  // namespace
@@ -190,14 +187,19 @@ bool LogWriter::take(Batch& batch) {
 }
 
 void LogWriter::write_batch(Batch& batch) {
-  // What has failed or is not wanted any more takes no room.
-  std::erase_if(batch, [&](Request& request) {
-    auto failure = failure_of(request);
-    if (failure) refuse(request, *failure);
-    return failure.has_value();
-  });
   std::size_t first = 0;
   while (first < batch.size()) {
+    // What has failed, be it in the run before, or is not wanted any more takes no room: behind a
+    // piece that is missing there must be no commit.
+    const auto rest = batch.begin() + static_cast<std::ptrdiff_t>(first);
+    batch.erase(std::remove_if(rest, batch.end(),
+                               [&](Request& request) {
+                                 auto failure = failure_of(request);
+                                 if (failure) refuse(request, *failure);
+                                 return failure.has_value();
+                               }),
+                batch.end());
+    if (first == batch.size()) break;
     const std::size_t count = fitting(batch, first);
     if (count > 0) {
       write_run(batch, first, count);
