@@ -207,14 +207,19 @@ bool LogWriter::take(Batch& batch) {
 }
 
 void LogWriter::write_batch(Batch& batch) {
-  // What has failed or is not wanted any more takes no room.
-  std::erase_if(batch, [&](Request& request) {
-    auto failure = failure_of(request);
-    if (failure) refuse(request, *failure);
-    return failure.has_value();
-  });
   std::size_t first = 0;
   while (first < batch.size()) {
+    // What has failed, be it in the run before, or is not wanted any more takes no room: behind a
+    // piece that is missing there must be no commit.
+    const auto rest = batch.begin() + static_cast<std::ptrdiff_t>(first);
+    batch.erase(std::remove_if(rest, batch.end(),
+                               [&](Request& request) {
+                                 auto failure = failure_of(request);
+                                 if (failure) refuse(request, *failure);
+                                 return failure.has_value();
+                               }),
+                batch.end());
+    if (first == batch.size()) break;
     const std::size_t count = fitting(batch, first);
     if (count > 0) {
       write_run(batch, first, count);

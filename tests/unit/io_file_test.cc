@@ -5,10 +5,13 @@
 #include <sys/resource.h>
 
 #include <csignal>
+#include <cstring>
 #include <filesystem>
 #include <fstream>
 
+#include "io/aligned_buffer.h"
 #include "io/append_file.h"
+#include "io/batch_reader.h"
 #include "io/file.h"
 #include "io/uring.h"
 #include "support/temp_dir.h"
@@ -24,10 +27,15 @@ std::vector<std::byte> pattern(std::size_t bytes, unsigned seed) {
   return out;
 }
 
-class AppendFileTest : public testing::TestWithParam<FileBackend> {
+struct Way {
+  FileBackend backend;
+  DirectIo direct;
+};
+
+class AppendFileTest : public testing::TestWithParam<Way> {
  protected:
   AppendFileTest() {
-    auto files = make_file_system(GetParam());
+    auto files = make_file_system(GetParam().backend, GetParam().direct);
     EXPECT_TRUE(files) << files.error().message;
     if (files) files_ = std::move(*files);
   }
@@ -124,7 +132,134 @@ TEST_P(AppendFileTest, AShortWriteIsCarriedOn) {
   EXPECT_TRUE(contents(path_) == bytes);
 }
 
+// Whole blocks may go past the page cache: from copies, from where they lie, and mixed with writes
+// that may not.
+TEST_P(AppendFileTest, WholeBlocksInAllForms) {
+  auto file = files_->create(path_);
+  ASSERT_TRUE(file) << file.error().message;
+  ASSERT_TRUE((*file)->preallocate(std::uint64_t{8} << 20));
+  EXPECT_TRUE(contents(path_).empty()) << "reserving leaves the size alone";
+  std::vector<std::byte> wanted;
+  const auto append = [&](std::span<const ByteSpan> pieces, Durability durability) {
+    const auto done = (*file)->write(pieces, wanted.size(), durability);
+    ASSERT_TRUE(done) << done.error().message;
+    for (const ByteSpan piece : pieces) wanted.insert(wanted.end(), piece.begin(), piece.end());
+  };
+  AlignedBuffer aligned(3 * kDirectChunkBytes);
+  const auto filling = pattern(aligned.size(), 9);
+  std::memcpy(aligned.data(), filling.data(), filling.size());
+  const auto odd = pattern(5'000, 4);
+  const auto rest = pattern(2 * kDirectBlockBytes - 5'000, 5);
+  const ByteSpan mixed[] = {odd, ByteSpan(aligned.span()).first(kDirectChunkBytes), rest,
+                            aligned.span()};
+  append(mixed, Durability::durable);  // several chunks, then the sync
+  const ByteSpan one[] = {ByteSpan(aligned.span()).first(kDirectBlockBytes)};
+  append(one, Durability::durable);  // a write and a sync, linked
+  const ByteSpan two[] = {odd, rest};
+  append(two, Durability::buffered);
+  append({&two[0], 1}, Durability::durable);  // not whole blocks
+  append({&two[1], 1}, Durability::durable);
+  const auto large = pattern(std::size_t{20} << 20, 7);  // more chunks than run at once
+  const ByteSpan all = large;
+  append({&all, 1}, Durability::durable);
+  EXPECT_TRUE(contents(path_) == wanted);
+  ASSERT_TRUE((*file)->truncate(wanted.size()));
+  EXPECT_TRUE(contents(path_) == wanted);
+}
+
+TEST_P(AppendFileTest, SaysWhatItCan) {
+  const std::string text = features_text(*files_, temp_.path());
+  EXPECT_EQ(files_->features().uring, GetParam().backend == FileBackend::uring) << text;
+  const DirectSupport direct = files_->direct_support(temp_.path());
+  if (GetParam().direct == DirectIo::off) {
+    EXPECT_FALSE(direct.works);
+    EXPECT_THAT(text, HasSubstr("switched off"));
+  } else if (direct.works) {
+    EXPECT_THAT(text, HasSubstr("O_DIRECT in '" + temp_.path()));
+  } else {
+    EXPECT_NE(direct.why_not, "");
+  }
+  EXPECT_FALSE(files_->direct_support(temp_.file("absent")).works);
+}
+
 INSTANTIATE_TEST_SUITE_P(Backends, AppendFileTest,
+                         testing::Values(Way{FileBackend::uring, DirectIo::automatic},
+                                         Way{FileBackend::uring, DirectIo::off},
+                                         Way{FileBackend::syscalls, DirectIo::automatic},
+                                         Way{FileBackend::syscalls, DirectIo::off}),
+                         [](const auto& param) {
+                           return std::string(param.param.backend == FileBackend::uring
+                                                  ? "Uring"
+                                                  : "Syscalls") +
+                                  (param.param.direct == DirectIo::off ? "Buffered" : "Direct");
+                         });
+
+class BatchReaderTest : public testing::TestWithParam<FileBackend> {};
+
+TEST_P(BatchReaderTest, ReadsManyPlacesAtOnce) {
+  const test::TempDir temp;
+  const auto bytes = pattern(1'000'000, 1);
+  {
+    std::ofstream out(temp.file("a"), std::ios::binary);
+    out.write(reinterpret_cast<const char*>(bytes.data()), 1'000'000);
+  }
+  const auto fd = open_for_reading(temp.file("a"));
+  ASSERT_TRUE(fd);
+  auto reader = BatchReader::create(GetParam());
+  ASSERT_TRUE(reader) << reader.error().message;
+  std::vector<std::vector<std::byte>> places(500);
+  std::vector<ReadRequest> requests;
+  for (std::size_t i = 0; i < places.size(); ++i) {
+    places[i].resize(i * 13 % 9'000);
+    requests.push_back({fd->get(), i * 7'919 % 1'000'000, places[i]});
+  }
+  requests.push_back({-1, 0, places[1]});         // no file
+  requests.push_back({fd->get(), 2'000'000, places[2]});  // behind the end
+  (*reader)->read(requests);
+  for (std::size_t i = 0; i < places.size(); ++i) {
+    const ReadRequest& request = requests[i];
+    const auto there = std::min<std::size_t>(places[i].size(), 1'000'000 - request.offset);
+    EXPECT_EQ(request.error, 0);
+    ASSERT_EQ(request.bytes_read, there);
+    EXPECT_EQ(request.whole(), there == places[i].size());
+    ASSERT_TRUE(std::equal(places[i].begin(), places[i].begin() + static_cast<long>(there),
+                           bytes.begin() + static_cast<long>(request.offset)));
+  }
+  EXPECT_EQ(requests[500].error, EBADF);
+  EXPECT_FALSE(requests[500].whole());
+  EXPECT_EQ(requests[501].error, 0);
+  EXPECT_EQ(requests[501].bytes_read, 0u);
+  (*reader)->read({});
+}
+
+TEST_P(BatchReaderTest, ReadsPastThePageCache) {
+  const test::TempDir temp;
+  const auto bytes = pattern(10 * kDirectBlockBytes, 1);
+  {
+    std::ofstream out(temp.file("a"), std::ios::binary);
+    out.write(reinterpret_cast<const char*>(bytes.data()), 10 * kDirectBlockBytes);
+  }
+  const auto fd = open_for_direct_reading(temp.file("a"));
+  if (!fd) {
+    ASSERT_EQ(fd.error().code, Errc::unsupported) << fd.error().message;
+    GTEST_SKIP() << "no O_DIRECT in the temporary directory";
+  }
+  auto reader = BatchReader::create(GetParam());
+  ASSERT_TRUE(reader);
+  AlignedBuffer into(4 * kDirectBlockBytes);
+  ReadRequest requests[] = {
+      {fd->get(), 2 * kDirectBlockBytes, into.span().first(2 * kDirectBlockBytes)},
+      {fd->get(), 7 * kDirectBlockBytes, into.span().last(2 * kDirectBlockBytes)}};
+  (*reader)->read(requests);
+  ASSERT_TRUE(requests[0].whole() && requests[1].whole());
+  EXPECT_EQ(std::memcmp(into.data(), &bytes[2 * kDirectBlockBytes], 2 * kDirectBlockBytes), 0);
+  EXPECT_EQ(std::memcmp(&into.data()[2 * kDirectBlockBytes], &bytes[7 * kDirectBlockBytes],
+                        2 * kDirectBlockBytes),
+            0);
+  EXPECT_EQ(open_for_direct_reading(temp.file("b")).error().code, Errc::not_found);
+}
+
+INSTANTIATE_TEST_SUITE_P(Backends, BatchReaderTest,
                          testing::Values(FileBackend::uring, FileBackend::syscalls),
                          [](const auto& param) {
                            return param.param == FileBackend::uring ? "Uring" : "Syscalls";

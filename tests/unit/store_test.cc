@@ -356,7 +356,7 @@ TEST_P(StoreTest, NewerAndForeignStores) {
   const std::string identity = dir() + "/VMSHADOW-STORE";
   std::string text;
   std::getline(std::ifstream(identity), text, '\0');
-  std::ofstream(identity) << "vmshadow-store 2\nwho knows\n";
+  std::ofstream(identity) << "vmshadow-store 99\nwho knows\n";
   for (const auto& error : {try_open().error(), Reader::open(dir()).error()}) {
     EXPECT_EQ(error.code, Errc::version);
     EXPECT_THAT(error.message, HasSubstr("use a newer vmshadow"));

@@ -1,0 +1,253 @@
+// Who gets the disk: the fair queue by itself, and a small VM's commits beside one that floods a slow
+// disk, counted in operations of the disk.
+
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <atomic>
+#include <filesystem>
+#include <random>
+#include <thread>
+
+#include "format/journal.h"
+#include "io/file.h"
+#include "store/fair_queue.h"
+#include "store/log_writer.h"
+#include "store/segment_scanner.h"
+#include "support/faulty_file.h"
+#include "support/temp_dir.h"
+
+namespace vmshadow::store {
+namespace {
+
+constexpr std::size_t kKiB = 1024;
+
+TEST(FairQueueTest, KeepsTheOrderOfEachVm) {
+  std::mt19937 random(7);
+  const VmId vms[] = {vm_id("a"), vm_id("b"), vm_id("c")};
+  FairQueue<std::pair<int, int>> queue(100);
+  int pushed[3] = {};
+  int popped[3] = {};
+  std::size_t held = 0;
+  for (int i = 0; i < 20'000; ++i) {
+    const int vm = static_cast<int>(random() % 3);
+    if (random() % 2 == 0) {
+      const std::size_t bytes = 1 + random() % 1'000;
+      queue.push(vms[vm], {vm, pushed[vm]++}, bytes);
+      held += bytes;
+    } else if (const auto item = queue.pop()) {
+      ASSERT_EQ(item->second, popped[item->first]++) << "of VM " << item->first;
+    }
+    ASSERT_EQ(queue.held_bytes(), held);
+  }
+  while (const auto item = queue.pop()) ASSERT_EQ(item->second, popped[item->first]++);
+  EXPECT_TRUE(queue.empty());
+  for (const int vm : {0, 1, 2}) {
+    EXPECT_EQ(pushed[vm], popped[vm]);
+    queue.release(vms[vm], queue.held_bytes(vms[vm]));
+  }
+  EXPECT_EQ(queue.held_bytes(), 0u);
+}
+
+TEST(FairQueueTest, SharesBytesEvenly) {
+  const VmId vms[] = {vm_id("small items"), vm_id("large items")};
+  FairQueue<int> queue(100);
+  for (int i = 0; i < 1'000; ++i) queue.push(vms[0], 0, 30);
+  for (int i = 0; i < 100; ++i) queue.push(vms[1], 1, 300);
+  std::size_t bytes[2] = {};
+  while (bytes[0] + bytes[1] < 20'000) {
+    const int vm = queue.pop().value();
+    bytes[vm] += vm == 0 ? 30 : 300;
+    ASSERT_LE(bytes[0], bytes[1] + 500);
+    ASSERT_LE(bytes[1], bytes[0] + 500);
+  }
+}
+
+TEST(FairQueueTest, WhoeverWasIdleComesFirstButNotAgainAndAgain) {
+  const VmId flood = vm_id("flood");
+  const VmId small = vm_id("small");
+  FairQueue<int> queue(100);
+  for (int i = 0; i < 100; ++i) queue.push(flood, 0, 90);
+  for (int i = 0; i < 3; ++i) EXPECT_EQ(queue.pop(), 0);
+  queue.push(small, 1, 80);
+  // The turn that has begun is at most a quantum.
+  int before = 0;
+  while (queue.pop() == 0) ++before;
+  EXPECT_LE(before, 1);
+  // One that comes back at once does not shut the others out.
+  int others = 0;
+  for (int i = 0; i < 20; ++i) {
+    queue.push(small, 1, 80);
+    for (int k = 0; k < 2; ++k) others += queue.pop() == 0 ? 1 : 0;
+  }
+  EXPECT_GE(others, 15);
+}
+
+/// Pieces of records that nobody reads back.
+LogPiece piece_of(std::size_t bytes) {
+  std::vector<std::byte> record;
+  const std::vector<std::byte> body(bytes - format::kRecordPrefixBytes);
+  format::append_record(record, {format::RecordType::device_state, 0, {}, {}, {}}, body);
+  LogPiece piece;
+  piece.add(record, PlaceList::none);
+  return piece;
+}
+
+class LogWriterTest : public testing::Test {
+ protected:
+  std::unique_ptr<LogWriter> writer(LogLimits limits = {}) {
+    files_ = disk_.file_system();
+    EXPECT_TRUE(StoreDirectory::lock(temp_.file("s")));
+    auto directory = StoreDirectory::open_or_create(temp_.file("s"), *files_);
+    EXPECT_TRUE(directory) << directory.error().message;
+    directory_.emplace(std::move(*directory));
+    return std::make_unique<LogWriter>(*directory_, *files_, system_clock(), limits, nullptr,
+                                       std::nullopt, SegmentId{1});
+  }
+  static EpochInLogPtr epoch_of(const std::string& vm) {
+    auto epoch = std::make_shared<EpochInLog>();
+    epoch->head.vm = vm_id(vm);
+    epoch->vm_name = vm;
+    return epoch;
+  }
+  test::TempDir temp_;
+  test::FaultyDisk disk_;
+  std::unique_ptr<io::FileSystem> files_;
+  std::optional<StoreDirectory> directory_;
+};
+
+TEST_F(LogWriterTest, AFloodDelaysASmallCommitByABoundedNumberOfOperations) {
+  using Kind = test::FaultyDisk::OperationKind;
+  LogLimits limits;
+  limits.vm_queue_bytes = 1024 * kKiB;
+  std::atomic<std::uint64_t> flooded{0};
+  std::atomic<std::uint64_t> written_bytes{0};
+  std::atomic<bool> stop{false};
+  disk_.on_operation([&](const test::FaultyDisk::Operation& operation) {
+    if (operation.kind == Kind::write) written_bytes += operation.bytes;
+    // Slow: the flood has filled its queue again before the disk goes on.
+    const std::uint64_t before = flooded;
+    for (int i = 0; i < 1'000 && flooded < before + 2 && !stop; ++i) std::this_thread::yield();
+  });
+  auto log = writer(limits);
+  std::thread flooder([&] {
+    const auto epoch = epoch_of("flood");
+    while (!stop) {
+      EXPECT_TRUE(log->append(epoch, piece_of(64 * kKiB)));
+      ++flooded;
+    }
+  });
+  while (flooded < 32) std::this_thread::yield();
+  std::vector<std::uint64_t> operations;
+  std::vector<std::uint64_t> bytes;
+  for (int i = 0; i < 31; ++i) {
+    operations.push_back(disk_.operations());
+    bytes.push_back(written_bytes);
+    EXPECT_TRUE(log->commit(epoch_of("small"), piece_of(2 * kKiB), 0));
+    operations.back() = disk_.operations() - operations.back();
+    bytes.back() = written_bytes - bytes.back();
+  }
+  stop = true;
+  flooder.join();
+  // The write under way (and a new reservation), then its own write and sync. The median, because
+  // this thread may lose its processor between counting and committing.
+  std::sort(operations.begin(), operations.end());
+  std::sort(bytes.begin(), bytes.end());
+  EXPECT_LE(operations[15], 6u);
+  EXPECT_LE(bytes[15], 3 * limits.vm_queue_bytes);
+}
+
+TEST_F(LogWriterTest, AVmWithNothingWaitingIsNeverBlocked) {
+  LogLimits limits;
+  limits.queue_bytes = 256 * kKiB;
+  std::atomic<int> flooded{0};
+  std::atomic<bool> hold{true};
+  std::atomic<bool> holding{false};
+  disk_.on_operation([&](const test::FaultyDisk::Operation& operation) {
+    if (operation.kind != test::FaultyDisk::OperationKind::write) return;
+    if (operation.path.ends_with(".seg")) holding = true;
+    while (hold && holding) std::this_thread::yield();
+  });
+  auto log = writer(limits);
+  std::thread flooder([&] {
+    const auto epoch = epoch_of("flood");
+    for (int i = 0; i < 64; ++i, ++flooded) {
+      EXPECT_TRUE(log->append(epoch, piece_of(64 * kKiB)));
+    }
+  });
+  while (!holding || flooded < 4) std::this_thread::yield();
+  // The disk stands still: were this one made to wait, the test would not end.
+  EXPECT_TRUE(log->append(epoch_of("small"), piece_of(64 * kKiB)));
+  hold = false;
+  flooder.join();
+}
+
+TEST_F(LogWriterTest, EveryWriteIsWholeBlocksAndTheRestIsPads) {
+  std::mt19937 random(3);
+  std::atomic<bool> whole{true};
+  disk_.on_operation([&](const test::FaultyDisk::Operation& operation) {
+    if (operation.path.ends_with(".seg") && operation.bytes % 4096 != 0) whole = false;
+  });
+  LogLimits limits;
+  limits.segment_bytes = 200 * kKiB;
+  {
+    auto log = writer(limits);
+    for (int i = 0; i < 60; ++i) {
+      // Among them lengths that leave 8 to 72 bytes, too few for a pad.
+      const std::size_t bytes = i < 20 ? 4096 - 96 - 8 * static_cast<std::size_t>(i)
+                                       : 64 + 8 * (random() % 2'000);
+      ASSERT_TRUE(log->commit(epoch_of("a"), piece_of(bytes), 0));
+    }
+  }
+  EXPECT_TRUE(whole);
+  std::size_t commits = 0;
+  std::uint64_t segments = 0;
+  for (SegmentId id{1}; std::filesystem::exists(directory_->segment_path(id)); id = id.next()) {
+    ++segments;
+    const auto fd = io::open_for_reading(directory_->segment_path(id));
+    const auto source = FileSource::create(fd->get());
+    EXPECT_EQ(source->bytes() % 4096, 0u);
+    EXPECT_LE(source->bytes(), limits.segment_bytes + 4096) << "a closing mark may come on top";
+    SegmentScanner scanner(*source, format::kSegmentHeadBytes);
+    while (true) {
+      const ScanItem item = scanner.next();
+      if (std::holds_alternative<EndOfSegment>(item)) break;
+      ASSERT_TRUE(std::holds_alternative<GoodRecord>(item));
+      const auto& record = std::get<GoodRecord>(item);
+      if (record.prefix.head.type == format::RecordType::commit) ++commits;
+    }
+  }
+  EXPECT_EQ(commits, 60u);
+  EXPECT_GT(segments, 1u);
+}
+
+// A batch that spans two segments fails in the first: what follows in the second must not be
+// acknowledged, it may build on what is missing.
+TEST_F(LogWriterTest, NothingIsAcknowledgedBehindAWriteThatFailed) {
+  LogLimits limits;
+  limits.segment_bytes = 64 * kKiB;
+  std::atomic<bool> hold{false};
+  std::atomic<bool> held{false};
+  disk_.on_operation([&](const test::FaultyDisk::Operation& operation) {
+    if (operation.kind != test::FaultyDisk::OperationKind::sync || !hold) return;
+    held = true;
+    while (hold) std::this_thread::yield();
+  });
+  auto log = writer(limits);
+  ASSERT_TRUE(log->commit(epoch_of("a"), piece_of(8 * kKiB), 0));
+  hold = true;
+  std::thread first([&] { EXPECT_TRUE(log->commit(epoch_of("a"), piece_of(8 * kKiB), 0)); });
+  while (!held) std::this_thread::yield();
+  const auto epoch = epoch_of("b");
+  ASSERT_TRUE(log->append(epoch, piece_of(24 * kKiB)));
+  disk_.fail_at(disk_.operations(), EIO);
+  std::thread release([&] { hold = false; });
+  const auto committed = log->commit(epoch, piece_of(32 * kKiB), 0);
+  first.join();
+  release.join();
+  ASSERT_FALSE(committed);
+  EXPECT_EQ(committed.error().code, Errc::io);
+}
+
+}  // namespace
+}  // namespace vmshadow::store
