@@ -105,10 +105,10 @@ namespace {
 
 Status check_page(const format::PageGroup& group, std::size_t slot, const std::byte* page) {
   if (format::page_checksum(page) == group.checksums[slot]) return {};
-  return fail(Errc::corrupt, fmt::format("page {} of block {} is not what was captured (its "
-                                         "checksum differs)",
-                                         group.keys[slot].page.value,
-                                         group.keys[slot].block.value));
+  return fail(Errc::corrupt,
+              fmt::format("page {} of block {} is not what was captured (its "
+                          "checksum differs)",
+                          group.keys[slot].page.value, group.keys[slot].block.value));
 }
 
 Status decode_payload(const format::PageGroup& group, MutableByteSpan out) {

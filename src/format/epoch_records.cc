@@ -26,10 +26,6 @@ tl::unexpected<Error> malformed(std::string_view record, std::string_view what) 
   return fail(Errc::corrupt, fmt::format("malformed {} record: {}", record, what));
 }
 
-}  // namespace
-
-namespace {
-
 Status read_group_keys(BodyReader& reader, PageGroup& group, std::uint32_t& payload_bytes) {
   PageGroupHeadBytes head;
   if (!reader.read(head)) return malformed("page_group", "shorter than its head");

@@ -23,8 +23,8 @@ inline constexpr std::size_t kDeviceStatePieceBytes = std::size_t{1} << 20;
 enum class Codec : std::uint8_t {
   raw = 0,  ///< payload is the pages, one after the other
   lz4 = 1,  ///< payload is one lz4 block that decodes to the pages, one after the other
-  /// Made by a store alone, for pages whose record was found damaged when it should have been moved:
-  /// payload is a sentence that says where and how. The checksums are 0.
+  /// Made by a store alone, for pages whose record was found damaged when it should have been
+  /// moved: payload is a sentence that says where and how. The checksums are 0.
   lost = 2,
 };
 
@@ -62,7 +62,8 @@ struct PageGroup {
   ByteSpan payload;
 };
 [[nodiscard]] Result<PageGroup> decode_page_group(ByteSpan body);
-/// Head and keys alone, from the front of a body (as a skeleton keeps it); no checksums, no payload.
+/// Head and keys alone, from the front of a body (as a skeleton keeps it); no checksums, no
+/// payload.
 [[nodiscard]] Result<PageGroup> decode_page_group_keys(ByteSpan front);
 /// How many bytes of a page_group's body its head and keys take.
 [[nodiscard]] constexpr std::size_t page_group_keys_bytes(std::size_t page_count) {

@@ -1,5 +1,6 @@
 // What the store adds to the records it is sent so that they become a journal: the segment's head,
-// and the commit, grant and pad records. Pure encode and decode.
+// and the commit, grant and pad records. Pure encode and decode. What a store keeps, and the end of
+// a segment, are in store_state.h and skeleton.h.
 //
 // A segment file is one 4 KiB head followed by records, each starting at a multiple of
 // kRecordAlignment. Between records there is nothing but zero bytes up to the next multiple, or a
@@ -21,6 +22,8 @@ namespace vmshadow::format {
 
 inline constexpr std::size_t kSegmentHeadBytes = 4096;
 inline constexpr std::size_t kRecordAlignment = 8;
+/// No segment is longer: a skeleton counts a record's place in 32 bits of kRecordAlignment.
+inline constexpr std::uint64_t kSegmentBytesMax = std::uint64_t{kRecordAlignment} << 32;
 /// "VMSHSEG1" read as bytes.
 inline constexpr std::uint64_t kSegmentMagic = 0x3147455348534d56;
 /// Raised when segments change in a way an older program would misread.
@@ -56,7 +59,7 @@ struct SegmentHead {
 };
 /// kSegmentHeadBytes bytes.
 [[nodiscard]] std::vector<std::byte> encode_segment_head(const SegmentHead& head);
-/// Errc::corrupt, or Errc::version for a newer store's segment.
+/// Errc::corrupt, or Errc::version for a segment of another store version.
 [[nodiscard]] Result<SegmentHead> decode_segment_head(ByteSpan bytes);
 
 /// A place in the journal.
@@ -105,10 +108,11 @@ void append_body(std::vector<std::byte>& out, const Grant& grant);
 /// Checks the name against is_valid_vm_name().
 [[nodiscard]] Result<Grant> decode_grant(ByteSpan body);
 
-/// pad: means nothing by itself. It fills the rest of a 4 KiB block behind what was written at once,
-/// and carries a durable position where no commit or grant follows soon (the store writes one when it
-/// closes, so that later damage before it is not taken for a torn tail). VM, generation and epoch in
-/// the prefix are 0. Body: this, then any number of unused bytes up to kRecordBodyBytesMax.
+/// pad: means nothing by itself. It fills the rest of a 4 KiB block behind what was written at
+/// once, and carries a durable position where no commit or grant follows soon (the store writes one
+/// when it closes, so that later damage before it is not taken for a torn tail). VM, generation and
+/// epoch in the prefix are 0. Body: this, then any number of unused bytes up to
+/// kRecordBodyBytesMax.
 struct PadBytes {
   le64 durable_segment;
   le64 durable_offset;
@@ -122,8 +126,9 @@ void append_body(std::vector<std::byte>& out, const Pad& pad);
 [[nodiscard]] Result<Pad> decode_pad(ByteSpan body);
 /// The shortest pad record. A shorter gap cannot be filled.
 inline constexpr std::size_t kPadRecordBytesMin = kRecordPrefixBytes + sizeof(PadBytes);
-/// The bytes of the pad that takes a segment from `offset` to a multiple of `block_bytes`: 0 if it is
-/// at one, else at least kPadRecordBytesMin. Both are multiples of kRecordAlignment.
+/// The bytes of the pad that takes a segment from `offset` to a multiple of `block_bytes`: 0 if it
+/// is at one, else at least kPadRecordBytesMin. Both are multiples of kRecordAlignment; a block
+/// holds the shortest pad.
 [[nodiscard]] std::size_t pad_bytes(std::uint64_t offset, std::size_t block_bytes);
 /// Appends that pad, if any.
 void append_pad(std::vector<std::byte>& out, std::uint64_t offset, std::size_t block_bytes,
