@@ -47,9 +47,8 @@ void report_recovery(const store::Store& opened, const std::string& directory) {
 }
 
 Status StoreProgram::run(const app::StopSignal& stop) const {
-  VMSHADOW_ASSIGN(auto files, io::make_file_system(backend));
   VMSHADOW_ASSIGN(const auto opened,
-                  store::Store::open(directory, system_clock(), std::move(files)));
+                  store::Store::open(directory, system_clock(), [this] { return io::make_file_system(backend); }));
   report_recovery(*opened, directory);
   auto receiving = ship::Receiver::listen(listen, *opened);
   if (!receiving) {

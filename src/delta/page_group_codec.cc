@@ -3,8 +3,10 @@
 #include <fmt/format.h>
 #include <lz4.h>
 
+#include <algorithm>
 #include <array>
 #include <cstring>
+#include <string>
 
 #include "base/assert.h"
 #include "base/endian.h"
@@ -30,9 +32,12 @@ tl::unexpected<Error> undecodable(const format::PageGroup& group) {
 }
 
 tl::unexpected<Error> lost(const format::PageGroup& group) {
-  return fail(Errc::corrupt,
-              fmt::format("the pages were lost to damage: {}",
-                          std::string_view(chars(group.payload.data()), group.payload.size())));
+  std::string text(chars(group.payload.data()), group.payload.size());
+  // It comes from a disk or a peer and goes to a terminal.
+  std::replace_if(
+      text.begin(), text.end(),
+      [](char c) { return static_cast<unsigned char>(c) < 0x20 || c == 0x7f; }, '?');
+  return fail(Errc::corrupt, fmt::format("the pages were lost to damage: {}", text));
 }
 
 /// Reads an lz4 length: `nibble`, and if that is 15 the bytes behind it, the last of which is not
@@ -105,10 +110,10 @@ namespace {
 
 Status check_page(const format::PageGroup& group, std::size_t slot, const std::byte* page) {
   if (format::page_checksum(page) == group.checksums[slot]) return {};
-  return fail(Errc::corrupt, fmt::format("page {} of block {} is not what was captured (its "
-                                         "checksum differs)",
-                                         group.keys[slot].page.value,
-                                         group.keys[slot].block.value));
+  return fail(Errc::corrupt,
+              fmt::format("page {} of block {} is not what was captured (its "
+                          "checksum differs)",
+                          group.keys[slot].page.value, group.keys[slot].block.value));
 }
 
 Status decode_payload(const format::PageGroup& group, MutableByteSpan out) {

@@ -13,9 +13,9 @@
 
 namespace vmshadow::delta {
 
-/// Appends the body of a page_group record to `out`: the keys, a checksum per page, and the pages (keys.size() *
-/// kPageBytes bytes at `pages`) compressed, or raw where lz4 would not make them smaller. An
-/// encoder object keeps lz4's scratch state; used by one thread.
+/// Appends the body of a page_group record to `out`: the keys, a checksum per page, and the pages
+/// (keys.size() * kPageBytes bytes at `pages`) compressed, or raw where lz4 would not make them
+/// smaller. An encoder object keeps lz4's scratch state; used by one thread.
 class PageGroupEncoder {
  public:
   PageGroupEncoder();
@@ -30,9 +30,8 @@ class PageGroupEncoder {
 };
 
 /// Decodes all pages of a group into `out` (page_count * kPageBytes bytes), in the keys' order.
-/// Errc::corrupt if the payload does not decode to exactly that, or a page fails its checksum. Never
-/// reads or writes out of
-/// bounds whatever the payload.
+/// Errc::corrupt if the payload does not decode to exactly that, or a page fails its checksum.
+/// Never reads or writes out of bounds whatever the payload.
 [[nodiscard]] Status decode_pages(const format::PageGroup& group, MutableByteSpan out);
 /// Decodes only what is needed for the page at `slot` into `out` (kPageBytes bytes).
 [[nodiscard]] Status decode_page(const format::PageGroup& group, std::size_t slot,

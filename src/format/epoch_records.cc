@@ -26,10 +26,6 @@ tl::unexpected<Error> malformed(std::string_view record, std::string_view what) 
   return fail(Errc::corrupt, fmt::format("malformed {} record: {}", record, what));
 }
 
-}  // namespace
-
-namespace {
-
 Status read_group_keys(BodyReader& reader, PageGroup& group, std::uint32_t& payload_bytes) {
   PageGroupHeadBytes head;
   if (!reader.read(head)) return malformed("page_group", "shorter than its head");
@@ -77,6 +73,13 @@ Result<PageGroup> decode_page_group(ByteSpan body) {
   if (group.codec == Codec::raw && group.payload.size() != group.page_count * kPageBytes) {
     return malformed("page_group", "raw payload is not whole pages");
   }
+  if (group.codec == Codec::lost) {
+    const auto* const first = group.checksums.data();
+    if (group.payload.size() > kLostTextBytesMax ||
+        std::any_of(first, first + group.page_count, [](std::uint64_t sum) { return sum != 0; })) {
+      return malformed("page_group", "lost pages with more than a sentence");
+    }
+  }
   return group;
 }
 
@@ -96,6 +99,7 @@ void append_page_group_body(std::vector<std::byte>& out, Codec codec, std::span<
                             std::span<const std::uint64_t> checksums, ByteSpan payload) {
   VMSHADOW_ASSERT(!keys.empty() && keys.size() <= kGroupPagesMax);
   VMSHADOW_ASSERT(checksums.size() == keys.size());
+  if (codec == Codec::lost) payload = payload.first(std::min(payload.size(), kLostTextBytesMax));
   PageGroupHeadBytes head{};
   head.page_count = static_cast<std::uint16_t>(keys.size());
   head.codec = static_cast<std::uint8_t>(codec);

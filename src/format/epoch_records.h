@@ -24,9 +24,11 @@ enum class Codec : std::uint8_t {
   raw = 0,  ///< payload is the pages, one after the other
   lz4 = 1,  ///< payload is one lz4 block that decodes to the pages, one after the other
   /// Made by a store alone, for pages whose record was found damaged when it should have been
-  /// moved: payload is a sentence that says where and how. The checksums are 0.
+  /// moved: payload is a sentence that says where and how, at most kLostTextBytesMax long. The
+  /// checksums are 0.
   lost = 2,
 };
+inline constexpr std::size_t kLostTextBytesMax = 1024;
 
 /// A page's place: block in the upper 16 bits, page number in the lower 48.
 struct PageKey {
@@ -71,6 +73,7 @@ struct PageGroup {
 }
 /// The checksum of one page's kPageBytes bytes.
 [[nodiscard]] std::uint64_t page_checksum(const std::byte* page);
+/// The sentence of Codec::lost is cut at kLostTextBytesMax.
 void append_page_group_body(std::vector<std::byte>& out, Codec codec, std::span<const PageKey> keys,
                             std::span<const std::uint64_t> checksums, ByteSpan payload);
 

@@ -130,6 +130,7 @@ Result<Pad> decode_pad(ByteSpan body) {
 
 std::size_t pad_bytes(std::uint64_t offset, std::size_t block_bytes) {
   VMSHADOW_ASSERT(alignment_gap(offset) == 0 && alignment_gap(block_bytes) == 0);
+  VMSHADOW_ASSERT(block_bytes >= kPadRecordBytesMin);
   const std::size_t over = static_cast<std::size_t>(offset % block_bytes);
   if (over == 0) return 0;
   const std::size_t gap = block_bytes - over;

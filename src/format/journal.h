@@ -1,5 +1,6 @@
 // What the store adds to the records it is sent so that they become a journal: the segment's head,
-// and the commit, grant and pad records. Pure encode and decode.
+// and the commit, grant and pad records. Pure encode and decode. What a store keeps, and the end of
+// a segment, are in store_state.h and skeleton.h.
 //
 // A segment file is one 4 KiB head followed by records, each starting at a multiple of
 // kRecordAlignment. Between records there is nothing but zero bytes up to the next multiple, or a
@@ -21,6 +22,8 @@ namespace vmshadow::format {
 
 inline constexpr std::size_t kSegmentHeadBytes = 4096;
 inline constexpr std::size_t kRecordAlignment = 8;
+/// No segment is longer: a skeleton counts a record's place in 32 bits of kRecordAlignment.
+inline constexpr std::uint64_t kSegmentBytesMax = std::uint64_t{kRecordAlignment} << 32;
 /// "VMSHSEG1" read as bytes.
 inline constexpr std::uint64_t kSegmentMagic = 0x3147455348534d56;
 /// Raised when segments change in a way an older program would misread.
@@ -56,7 +59,7 @@ struct SegmentHead {
 };
 /// kSegmentHeadBytes bytes.
 [[nodiscard]] std::vector<std::byte> encode_segment_head(const SegmentHead& head);
-/// Errc::corrupt, or Errc::version for a newer store's segment.
+/// Errc::corrupt, or Errc::version for a segment of another store version.
 [[nodiscard]] Result<SegmentHead> decode_segment_head(ByteSpan bytes);
 
 /// A place in the journal.
@@ -124,7 +127,8 @@ void append_body(std::vector<std::byte>& out, const Pad& pad);
 /// The shortest pad record. A shorter gap cannot be filled.
 inline constexpr std::size_t kPadRecordBytesMin = kRecordPrefixBytes + sizeof(PadBytes);
 /// The bytes of the pad that takes a segment from `offset` to a multiple of `block_bytes`: 0 if it
-/// is at one, else at least kPadRecordBytesMin. Both are multiples of kRecordAlignment.
+/// is at one, else at least kPadRecordBytesMin. Both are multiples of kRecordAlignment; a block
+/// holds the shortest pad.
 [[nodiscard]] std::size_t pad_bytes(std::uint64_t offset, std::size_t block_bytes);
 /// Appends that pad, if any.
 void append_pad(std::vector<std::byte>& out, std::uint64_t offset, std::size_t block_bytes,

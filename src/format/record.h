@@ -109,7 +109,8 @@ std::uint64_t append_record(std::vector<std::byte>& out, const RecordHead& head,
 /// A decoded prefix as bytes again, checksums included.
 [[nodiscard]] RecordPrefixBytes prefix_bytes(const RecordPrefix& prefix);
 /// Decodes and checks a prefix: magic, checksum, version, known type, body length bound. `bytes`
-/// holds at least kRecordPrefixBytes. Errc::corrupt, or Errc::version for a newer version.
+/// holds at least kRecordPrefixBytes. Errc::corrupt, or Errc::version for another version or a type
+/// that is not known.
 [[nodiscard]] Result<RecordPrefix> decode_prefix(ByteSpan bytes);
 /// Checks a body against its prefix. Errc::corrupt.
 [[nodiscard]] Status check_body(const RecordPrefix& prefix, ByteSpan body);

@@ -1,6 +1,8 @@
 #include "format/skeleton.h"
 
 #include <algorithm>
+#include <cstring>
+#include <utility>
 
 #include "base/assert.h"
 #include "format/epoch_records.h"
@@ -13,22 +15,36 @@ constexpr std::size_t kMetaBytesMax = kSkeletonBodyBytes / 2;
 
 void align(std::vector<std::byte>& out) { out.resize(out.size() + alignment_gap(out.size())); }
 
-}  // namespace
-
-std::size_t skeleton_meta_bytes(RecordType type, ByteSpan body) {
+/// `front` is the body's, at least its meta or a page_group's head.
+std::size_t meta_bytes(RecordType type, std::size_t body_bytes, ByteSpan front) {
   switch (type) {
     case RecordType::page_group:
-      if (body.size() < sizeof(PageGroupHeadBytes)) return body.size();
-      return std::min(body.size(), page_group_keys_bytes(load<le16>(body.data())));
+      if (front.size() < sizeof(PageGroupHeadBytes)) return body_bytes;
+      return std::min(body_bytes, page_group_keys_bytes(load<le16>(front.data())));
     case RecordType::device_state:
       return 0;
     default:
-      return body.size();
+      return body_bytes;
   }
 }
 
+/// A segment's own end, and what means nothing.
+bool is_left_out(RecordType type) {
+  return type == RecordType::pad || type == RecordType::skeleton || type == RecordType::seal;
+}
+
+tl::unexpected<Error> malformed_skeleton() {
+  return fail(Errc::corrupt, "malformed skeleton record");
+}
+
+}  // namespace
+
+std::size_t skeleton_meta_bytes(RecordType type, ByteSpan body) {
+  return meta_bytes(type, body.size(), body);
+}
+
 void SkeletonWriter::add(std::uint64_t offset, ByteSpan record) {
-  VMSHADOW_ASSERT(record.size() >= kRecordPrefixBytes && alignment_gap(offset) == 0);
+  VMSHADOW_ASSERT(record.size() >= kRecordPrefixBytes);
   RecordPrefixBytes prefix;
   std::memcpy(&prefix, record.data(), sizeof prefix);
   add(offset, prefix, record.subspan(kRecordPrefixBytes));
@@ -39,8 +55,11 @@ void SkeletonWriter::add(std::uint64_t offset, const RecordPrefix& decoded, Byte
 }
 
 void SkeletonWriter::add(std::uint64_t offset, const RecordPrefixBytes& prefix, ByteSpan body) {
+  VMSHADOW_ASSERT(alignment_gap(offset) == 0 && offset >= kSegmentHeadBytes);
+  VMSHADOW_ASSERT(offset < kSegmentBytesMax);
   const auto type = static_cast<RecordType>(prefix.type.get());
-  if (type == RecordType::pad || type == RecordType::skeleton || type == RecordType::seal) return;
+  if (is_left_out(type)) return;
+  VMSHADOW_ASSERT(body.size() <= prefix.body_bytes.get());
   const ByteSpan meta = body.first(skeleton_meta_bytes(type, body));
   const bool repeated = meta.size() <= kMetaBytesMax && body.size() == prefix.body_bytes.get();
   const std::size_t bytes = sizeof(SkeletonEntryBytes) + (repeated ? meta.size() : 0);
@@ -79,6 +98,24 @@ std::size_t SkeletonWriter::memory_bytes() const {
   return bytes;
 }
 
+Result<SkeletonEntry> read_skeleton_entry(BodyReader& reader, std::uint64_t offset_min) {
+  SkeletonEntryBytes bytes;
+  if (!reader.read(bytes)) return malformed_skeleton();
+  SkeletonEntry entry;
+  entry.offset = std::uint64_t{bytes.unit.get()} * kRecordAlignment;
+  VMSHADOW_ASSIGN(entry.prefix, decode_prefix(std::as_bytes(std::span(&bytes.prefix, 1))));
+  const RecordType type = entry.prefix.head.type;
+  if (entry.offset < offset_min || is_left_out(type)) return malformed_skeleton();
+  if (bytes.meta_bytes.get() == kMetaInRecord) return entry;
+  ByteSpan meta;
+  if (!reader.read_bytes(bytes.meta_bytes.get(), meta) ||
+      meta.size() != meta_bytes(type, entry.prefix.body_bytes, meta)) {
+    return malformed_skeleton();
+  }
+  entry.meta = meta;
+  return entry;
+}
+
 void append_body(std::vector<std::byte>& out, const Seal& seal) {
   SealBytes bytes;
   bytes.segment = seal.segment.value;
@@ -93,13 +130,20 @@ Result<Seal> decode_seal(ByteSpan body) {
   BodyReader reader(body);
   SealBytes bytes;
   if (!reader.read(bytes) || !reader.empty()) return fail(Errc::corrupt, "malformed seal record");
-  return Seal{SegmentId{bytes.segment.get()}, bytes.skeleton_offset.get(),
-              bytes.skeleton_count.get(), bytes.skeleton_chain.get(), bytes.record_count.get()};
+  const Seal seal{SegmentId{bytes.segment.get()}, bytes.skeleton_offset.get(),
+                  bytes.skeleton_count.get(), bytes.skeleton_chain.get(), bytes.record_count.get()};
+  if (seal.skeleton_offset < kSegmentHeadBytes || seal.skeleton_offset >= kSegmentBytesMax ||
+      alignment_gap(seal.skeleton_offset) != 0 || seal.skeleton_count > seal.record_count ||
+      (seal.skeleton_count == 0) != (seal.record_count == 0) ||
+      seal.record_count > kSegmentBytesMax / kRecordPrefixBytes) {
+    return fail(Errc::corrupt, "malformed seal record");
+  }
+  return seal;
 }
 
 std::vector<std::byte> encode_segment_end(SegmentId segment, std::uint64_t end,
                                           SkeletonWriter& skeleton, JournalPosition durable) {
-  VMSHADOW_ASSERT(alignment_gap(end) == 0);
+  VMSHADOW_ASSERT(alignment_gap(end) == 0 && end >= kSegmentHeadBytes);
   Seal seal;
   seal.segment = segment;
   seal.skeleton_offset = end;
@@ -117,6 +161,7 @@ std::vector<std::byte> encode_segment_end(SegmentId segment, std::uint64_t end,
   append_body(body, seal);
   append_record(out, {RecordType::seal, 0, {}, {}, {}}, body);
   out.resize(block + kSealBlockBytes);
+  VMSHADOW_ASSERT(end + out.size() <= kSegmentBytesMax);
   return out;
 }
 

@@ -3,7 +3,8 @@
 //
 //   records … │ skeleton record(s) │ pad up to a block │ seal, the last kSealBlockBytes of the file
 //
-// A skeleton's body is a list of entries, one for each record of the segment but pads, in order:
+// A skeleton's body is a list of entries, one for each record before the skeleton but pads, in
+// order:
 //
 //   unit (4, the record's offset / 8) │ meta bytes (4) │ the record's prefix (64) │ meta
 //
@@ -24,7 +25,7 @@
 
 namespace vmshadow::format {
 
-/// A seal stands alone in the last block of its segment; the rest of the block is zero.
+/// A seal stands alone in the last block of its segment; behind it are zero bytes to the end.
 inline constexpr std::size_t kSealBlockBytes = 4096;
 /// A new skeleton record is begun when a body would grow over this.
 inline constexpr std::size_t kSkeletonBodyBytes = std::size_t{1} << 20;
@@ -49,7 +50,8 @@ struct SkeletonEntry {
 /// Gathers a segment's entries into skeleton bodies.
 class SkeletonWriter {
  public:
-  /// `record` is a whole record at `offset` of the segment, of any type.
+  /// `record` is a whole record at `offset` of the segment, of any type: pads, and what a segment
+  /// ends with, are left out. Records come in order.
   void add(std::uint64_t offset, ByteSpan record);
   /// The same of a decoded one. A body that is shorter than the prefix says stays in the record.
   void add(std::uint64_t offset, const RecordPrefix& prefix, ByteSpan body);
@@ -72,27 +74,22 @@ class SkeletonWriter {
   std::uint64_t records_ = 0;
 };
 
+/// Takes the entry at the front of a skeleton body, whose record must not begin before
+/// `offset_min`.
+[[nodiscard]] Result<SkeletonEntry> read_skeleton_entry(BodyReader& reader,
+                                                        std::uint64_t offset_min);
+
 /// Calls visit(const SkeletonEntry&) for each entry of one skeleton body; its spans point into
-/// `body`. Errc::corrupt for anything that is not a list of entries.
+/// `body`. Errc::corrupt (Errc::version for a record of another version) for anything that is not a
+/// list of entries, records that overlap or a meta of another length than skeleton_meta_bytes():
+/// what was visited until then counts for nothing.
 template <class Visit>
 [[nodiscard]] Status for_each_skeleton_entry(ByteSpan body, Visit&& visit) {
   BodyReader reader(body);
+  std::uint64_t end = kSegmentHeadBytes;
   while (!reader.empty()) {
-    SkeletonEntryBytes bytes;
-    if (!reader.read(bytes)) return fail(Errc::corrupt, "malformed skeleton record");
-    SkeletonEntry entry;
-    entry.offset = std::uint64_t{bytes.unit.get()} * kRecordAlignment;
-    VMSHADOW_ASSIGN(entry.prefix,
-                    decode_prefix(ByteSpan(reinterpret_cast<const std::byte*>(&bytes.prefix),
-                                           sizeof bytes.prefix)));
-    if (bytes.meta_bytes.get() != kMetaInRecord) {
-      ByteSpan meta;
-      if (bytes.meta_bytes.get() > entry.prefix.body_bytes ||
-          !reader.read_bytes(bytes.meta_bytes.get(), meta)) {
-        return fail(Errc::corrupt, "malformed skeleton record");
-      }
-      entry.meta = meta;
-    }
+    VMSHADOW_ASSIGN(const SkeletonEntry entry, read_skeleton_entry(reader, end));
+    end = entry.offset + kRecordPrefixBytes + entry.prefix.body_bytes;
     visit(entry);
   }
   return {};
@@ -116,6 +113,8 @@ struct Seal {
   bool operator==(const Seal&) const = default;
 };
 void append_body(std::vector<std::byte>& out, const Seal& seal);
+/// Checks that the numbers can be those of a segment: an offset that can hold a record, no more
+/// skeleton records than entries.
 [[nodiscard]] Result<Seal> decode_seal(ByteSpan body);
 
 /// What follows a segment's last record, which ends at `end` (a multiple of kRecordAlignment): the

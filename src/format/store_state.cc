@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <functional>
 
 #include "base/assert.h"
 
@@ -11,8 +12,6 @@ namespace {
 
 constexpr std::uint16_t kFlagOwnPolicy = 1;
 constexpr std::uint32_t kFlagFull = 1;
-/// Seconds beyond this would overflow when turned into nanoseconds.
-constexpr std::uint64_t kReachSecondsMax = std::uint64_t{1} << 33;
 
 tl::unexpected<Error> malformed(std::string_view record, std::string_view what) {
   return fail(Errc::corrupt, fmt::format("malformed {} record: {}", record, what));
@@ -51,6 +50,38 @@ bool read_entries(BodyReader& reader, std::uint32_t count, std::vector<SegmentEn
 
 }  // namespace
 
+namespace {
+
+bool ranges_rise(const VmState& state) {
+  const KeptRange* before = nullptr;
+  for (const KeptRange& range : state.kept) {
+    if (range.first > range.last || range.last >= state.next_epoch) return false;
+    if (before != nullptr && before->last >= range.first) return false;
+    before = &range;
+  }
+  return true;
+}
+
+template <class T>
+bool strictly_rises(const std::vector<T>& values) {
+  return std::adjacent_find(values.begin(), values.end(), std::greater_equal<>()) == values.end();
+}
+
+bool policy_is_in_bounds(const VmState& state) {
+  return std::max({state.window_s, state.minutely_s, state.hourly_s, state.daily_s}) <=
+         kReachSecondsMax;
+}
+
+/// Only archives are added, and nothing that is removed.
+bool adds_are_new_archives(const Replace& replace) {
+  return std::all_of(replace.added.begin(), replace.added.end(), [&](const SegmentEntry& added) {
+    return added.kind == SegmentKind::archive &&
+           !std::binary_search(replace.removed.begin(), replace.removed.end(), added.segment);
+  });
+}
+
+}  // namespace
+
 bool VmState::keeps(Epoch epoch) const {
   if (epoch >= next_epoch) return true;
   const auto after = std::upper_bound(kept.begin(), kept.end(), epoch,
@@ -60,6 +91,8 @@ bool VmState::keeps(Epoch epoch) const {
 
 void append_body(std::vector<std::byte>& out, const VmState& state) {
   VMSHADOW_ASSERT(state.kept.size() <= kKeptRangesMax && state.pins.size() <= kPinsMax);
+  VMSHADOW_ASSERT(ranges_rise(state) && strictly_rises(state.pins));
+  VMSHADOW_ASSERT(policy_is_in_bounds(state) && is_valid_vm_name(state.vm_name));
   VmStateBytes bytes{};
   bytes.version = state.version;
   bytes.next_epoch = state.next_epoch.value;
@@ -99,8 +132,7 @@ Result<VmState> decode_vm_state(ByteSpan body) {
   state.minutely_s = bytes.minutely_s.get();
   state.hourly_s = bytes.hourly_s.get();
   state.daily_s = bytes.daily_s.get();
-  if (std::max({state.window_s, state.minutely_s, state.hourly_s, state.daily_s}) >
-      kReachSecondsMax) {
+  if (!policy_is_in_bounds(state)) {
     return malformed("vm_state", "a policy that reaches too far back");
   }
   state.own_policy = (bytes.flags.get() & kFlagOwnPolicy) != 0;
@@ -110,22 +142,15 @@ Result<VmState> decode_vm_state(ByteSpan body) {
   for (std::uint32_t i = 0; i < ranges; ++i) {
     KeptRangeBytes range;
     if (!reader.read(range)) return malformed("vm_state", "ends inside its ranges");
-    const Epoch first{range.first.get()};
-    const Epoch last{range.last.get()};
-    if (first > last || last >= state.next_epoch ||
-        (!state.kept.empty() && state.kept.back().last >= first)) {
-      return malformed("vm_state", "its ranges do not rise");
-    }
-    state.kept.push_back({first, last});
+    state.kept.push_back({Epoch{range.first.get()}, Epoch{range.last.get()}});
   }
+  if (!ranges_rise(state)) return malformed("vm_state", "its ranges do not rise");
   for (std::uint32_t i = 0; i < pins; ++i) {
     le64 pin;
     if (!reader.read(pin)) return malformed("vm_state", "ends inside its pins");
-    if (!state.pins.empty() && state.pins.back().value >= pin.get()) {
-      return malformed("vm_state", "its pins do not rise");
-    }
     state.pins.emplace_back(pin.get());
   }
+  if (!strictly_rises(state.pins)) return malformed("vm_state", "its pins do not rise");
   ByteSpan name;
   if (!reader.read_bytes(bytes.name_bytes.get(), name) || !reader.empty()) {
     return malformed("vm_state", "its length does not match its counts");
@@ -157,6 +182,7 @@ Result<SegmentList> decode_segment_list(ByteSpan body) {
 }
 
 void append_body(std::vector<std::byte>& out, const Replace& replace) {
+  VMSHADOW_ASSERT(strictly_rises(replace.removed) && adds_are_new_archives(replace));
   ReplaceBytes bytes{};
   bytes.removed_count = static_cast<std::uint32_t>(replace.removed.size());
   bytes.added_count = static_cast<std::uint32_t>(replace.added.size());
@@ -179,14 +205,17 @@ Result<Replace> decode_replace(ByteSpan body) {
   replace.removed.reserve(removed);
   for (std::uint32_t i = 0; i < removed; ++i) {
     le64 id;
-    if (!reader.read(id) || id.get() == 0 ||
-        (!replace.removed.empty() && replace.removed.back().value >= id.get())) {
-      return malformed("replace", "what it removes does not rise");
-    }
+    if (!reader.read(id)) return malformed("replace", "too short");
     replace.removed.emplace_back(id.get());
+  }
+  if ((removed > 0 && replace.removed.front().value == 0) || !strictly_rises(replace.removed)) {
+    return malformed("replace", "what it removes does not rise");
   }
   if (!read_entries(reader, bytes.added_count.get(), replace.added) || !reader.empty()) {
     return malformed("replace", "what it adds are not segments in rising order");
+  }
+  if (!adds_are_new_archives(replace)) {
+    return malformed("replace", "what it adds are not archives, or it removes them too");
   }
   return replace;
 }

@@ -26,13 +26,15 @@ namespace vmshadow::format {
 
 inline constexpr std::size_t kKeptRangesMax = std::size_t{1} << 16;
 inline constexpr std::size_t kPinsMax = 4096;
+/// The farthest a policy reaches back. Beyond 2^33 s its nanoseconds would not fit 64 bits.
+inline constexpr std::uint64_t kReachSecondsMax = std::uint64_t{1} << 33;
 
 /// vm_state: this, then range_count KeptRangeBytes, then pin_count epochs (le64), then the name.
 /// The VM is in the prefix; generation there is the newest granted.
 struct VmStateBytes {
   le64 version;     ///< rises with each vm_state of a VM
   le64 next_epoch;  ///< says nothing about epochs from this number on
-  le64 window_s;    ///< policy; see store/retention.h
+  le64 window_s;    ///< policy, see store/retention.h; each at most kReachSecondsMax
   le64 minutely_s;
   le64 hourly_s;
   le64 daily_s;
@@ -50,6 +52,9 @@ struct KeptRangeBytes {
   le64 first;
   le64 last;  ///< inclusive
 };
+static_assert(sizeof(VmStateBytes) + kKeptRangesMax * sizeof(KeptRangeBytes) +
+                  kPinsMax * sizeof(le64) + kVmNameBytesMax <=
+              kRecordBodyBytesMax);
 
 struct KeptRange {
   Epoch first;
@@ -88,15 +93,16 @@ struct SegmentEntry {
   SegmentKind kind{};
   bool operator==(const SegmentEntry&) const = default;
 };
-inline constexpr std::size_t kSegmentEntriesMax = (kRecordBodyBytesMax - 64) / 24;
-
 /// segment_list: this, then the segments there are, rising, the list's own last. The first record
 /// of a journal segment; behind it vm_count vm_states, all of it durable before anything else is
 /// written.
 struct SegmentListBytes {
-  le32 count;
+  le32 count;  ///< at most kSegmentEntriesMax
   le32 vm_count;
 };
+static_assert(sizeof(SegmentListBytes) == 8);
+inline constexpr std::size_t kSegmentEntriesMax =
+    (kRecordBodyBytesMax - sizeof(SegmentListBytes)) / sizeof(SegmentEntryBytes);
 struct SegmentList {
   std::vector<SegmentEntry> segments;
   std::uint32_t vm_count{};
@@ -106,7 +112,8 @@ void append_body(std::vector<std::byte>& out, const SegmentList& list);
 [[nodiscard]] Result<SegmentList> decode_segment_list(ByteSpan body);
 
 /// replace: this, then removed_count segment ids (le64, rising), then added_count
-/// SegmentEntryBytes, rising. Also the first record of each archive, which so names its sources.
+/// SegmentEntryBytes, rising, all of them archives, none of them removed. Also the first record of
+/// each archive, which so names its sources.
 struct ReplaceBytes {
   le32 removed_count;
   le32 added_count;

@@ -6,8 +6,9 @@
 //           ◄─ ack (epoch durable)  or  refusal, then close
 //           ── ping ─► ◄─ pong                                     (when idle)
 //
-// Version policy: hello offers a range, welcome picks the highest both know; the 64-byte prefix is
-// the same for ever, so even a refusal across versions can be read.
+// Version policy: hello offers a range, welcome picks the highest both know. A record of another
+// record version ends the connection with an error that names both versions: the 64-byte prefix is
+// the same for ever, so it can always be told.
 #pragma once
 
 #include <chrono>

@@ -271,7 +271,9 @@ Status EpochMover::lose(std::span<const LivePage> live, const Error& error) {
   const std::vector<std::uint64_t> checksums(keys.size());
   std::vector<std::byte> body;
   format::append_page_group_body(body, format::Codec::lost, keys, checksums,
-                                 std::as_bytes(std::span(error.message)));
+                                 std::as_bytes(std::span(error.message))
+                                     .first(std::min(error.message.size(),
+                                                     format::kLostTextBytesMax)));
   VMSHADOW_ASSIGN(
       const RecordPlace to,
       archives_.writer(TierKind::ssd).append(head(RecordType::page_group), body, keys.size()));

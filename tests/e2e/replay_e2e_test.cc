@@ -187,9 +187,9 @@ class ReplayE2eTest : public ::testing::Test {
   /// Puts image_ into a store at path("store") as two epochs of VM "web1": the first with other
   /// bytes in every held page, the second with image_'s.
   void store_image() {
-    auto files = io::make_file_system(io::FileBackend::automatic);
-    ASSERT_TRUE(files) << files.error().message;
-    auto opened = store::Store::open(path("store"), system_clock(), *std::move(files));
+    auto opened = store::Store::open(path("store"), system_clock(), [] {
+      return io::make_file_system(io::FileBackend::automatic);
+    });
     ASSERT_TRUE(opened) << opened.error().message;
     auto session = (*opened)->open_session("web1", "a test");
     ASSERT_TRUE(session) << session.error().message;

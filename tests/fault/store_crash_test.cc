@@ -33,7 +33,7 @@ class Workload {
 
   void run(test::FaultyDisk& disk) {
     for (int round = 0; round < 2; ++round) {
-      auto store = Store::open(dir_, system_clock(), disk.file_system(), small_options());
+      auto store = Store::open(dir_, system_clock(), [&] { return disk.file_system(); }, small_options());
       if (!store) {
         errors.push_back(store.error());
         continue;
@@ -130,7 +130,7 @@ TEST_F(StoreCrashTest, PowerCutAtEveryOperation) {
       disk.crash(n * 100 + seed);
 
       auto store =
-          Store::open(temp.file("store"), system_clock(), disk.file_system(), small_options());
+          Store::open(temp.file("store"), system_clock(), [&] { return disk.file_system(); }, small_options());
       ASSERT_TRUE(store) << store.error().message;
       EXPECT_TRUE((*store)->damage().empty()) << (*store)->damage()[0].text();
       ASSERT_EQ(workload.model.check(*(*store)->reader()), "");
@@ -164,7 +164,7 @@ TEST_F(StoreCrashTest, WriteErrorAtEveryOperationPoisons) {
     // were counted: the fault must not hit the recovery instead.
     disk.clear_faults();
     const auto store =
-        Store::open(temp.file("store"), system_clock(), disk.file_system(), small_options());
+        Store::open(temp.file("store"), system_clock(), [&] { return disk.file_system(); }, small_options());
     ASSERT_TRUE(store) << store.error().message;
     EXPECT_TRUE((*store)->damage().empty()) << (*store)->damage()[0].text();
     ASSERT_EQ(workload.model.check(*(*store)->reader()), "");
@@ -175,7 +175,7 @@ TEST_F(StoreCrashTest, APoisonedLogKeepsItsReason) {
   const test::TempDir temp;
   test::FaultyDisk disk;
   EpochMaker maker("web", 8);
-  auto store = Store::open(temp.file("store"), system_clock(), disk.file_system());
+  auto store = Store::open(temp.file("store"), system_clock(), [&] { return disk.file_system(); });
   ASSERT_TRUE(store);
   auto session = (*store)->open_session("web", "p");
   ASSERT_TRUE(session);

@@ -59,8 +59,9 @@ class StoreDamageTest : public testing::Test {
     find_records();
   }
   std::unique_ptr<Store> open() {
-    auto files = io::make_file_system(io::FileBackend::syscalls);
-    auto store = Store::open(dir_, system_clock(), std::move(*files), options_);
+    auto store = Store::open(
+        dir_, system_clock(), [] { return io::make_file_system(io::FileBackend::syscalls); },
+        options_);
     EXPECT_TRUE(store) << store.error().message;
     return std::move(*store);
   }

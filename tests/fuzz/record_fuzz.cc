@@ -28,7 +28,10 @@ void decode_bodies(ByteSpan body) {
   }
   if (const auto group = decode_page_group(body)) {
     VMSHADOW_ASSERT(group->page_count >= 1 && group->page_count <= kGroupPagesMax);
-    VMSHADOW_ASSERT(group->payload.size() < body.size());
+    encoded.clear();
+    append_page_group_body(encoded, group->codec, std::span(group->keys).first(group->page_count),
+                           std::span(group->checksums).first(group->page_count), group->payload);
+    expect_same(encoded, body);
   }
   if (const auto runs = decode_zero_pages(body)) {
     encoded.clear();
@@ -54,11 +57,26 @@ void decode_bodies(ByteSpan body) {
   journal(decode_archived_epoch(body));
   journal(decode_seal(body));
   if (const auto pad = decode_pad(body)) {
-    append_pad(encoded, kRecordAlignment * 3, 4096, pad->durable);
+    encoded.clear();
+    append_body(encoded, *pad);
+    expect_same(encoded, body.first(sizeof(PadBytes)));
   }
   std::uint64_t entries = 0;
-  if (for_each_skeleton_entry(body, [&](const SkeletonEntry&) { ++entries; })) {
-    VMSHADOW_ASSERT(entries <= body.size() / sizeof(SkeletonEntryBytes));
+  std::uint64_t end = kSegmentHeadBytes;
+  const auto skeleton = for_each_skeleton_entry(body, [&](const SkeletonEntry& entry) {
+    ++entries;
+    VMSHADOW_ASSERT(entry.offset >= end && entry.offset < kSegmentBytesMax);
+    end = entry.offset + kRecordPrefixBytes + entry.prefix.body_bytes;
+    VMSHADOW_ASSERT(!entry.meta || entry.meta->size() <= entry.prefix.body_bytes);
+  });
+  VMSHADOW_ASSERT(!skeleton || entries <= body.size() / sizeof(SkeletonEntryBytes));
+  // A page_group is also taken apart without its payload: never more than the whole would give.
+  if (const auto keys = decode_page_group_keys(body)) {
+    VMSHADOW_ASSERT(page_group_keys_bytes(keys->page_count) <= body.size());
+    VMSHADOW_ASSERT(skeleton_meta_bytes(RecordType::page_group, body) ==
+                    page_group_keys_bytes(keys->page_count));
+  } else {
+    VMSHADOW_ASSERT(!decode_page_group(body));
   }
   if (const auto head = decode_segment_head(body)) {
     const auto again = decode_segment_head(encode_segment_head(*head));

@@ -105,8 +105,9 @@ RC_GTEST_PROP(StoreProperty, HoldsWhatWasCommitted, ()) {
   options.log.segment_bytes = *rc::gen::inRange<std::uint64_t>(8'000, 200'000);
   options.piece_bytes = *rc::gen::inRange<std::size_t>(1, 30'000);
   for (int opened = *rc::gen::inRange(1, 3); opened > 0; --opened) {
-    auto files = io::make_file_system(io::FileBackend::automatic);
-    const auto store = Store::open(temp.file("s"), system_clock(), std::move(*files), options);
+    const auto store = Store::open(
+        temp.file("s"), system_clock(),
+        [] { return io::make_file_system(io::FileBackend::automatic); }, options);
     RC_ASSERT(store.has_value());
     RC_ASSERT((*store)->damage().empty());
     auto session = (*store)->open_session("web", "p");

@@ -142,9 +142,9 @@ std::map<std::string, std::vector<std::byte>> golden_files() {
                         body_of(format::SegmentList{{archive, journal}}));
   format::append_record(files["replace.bin"], {RecordType::replace, 0, {}, {}, {}},
                         body_of(format::Replace{{SegmentId{1}}, {archive}, durable}));
-  files["archived_epoch.bin"] =
-      record(RecordType::archived_epoch, 0,
-             body_of(format::ArchivedEpoch{wall, WallTime{1'700'000'000'000'000'000}, 8, 5000, 3, true}));
+  files["archived_epoch.bin"] = record(
+      RecordType::archived_epoch, 0,
+      body_of(format::ArchivedEpoch{wall, WallTime{1'700'000'000'000'000'000}, 8, 5000, 3, true}));
   files["hello.bin"] = record(RecordType::hello, 0, body_of(format::Hello{1, 1, 0, 4096, "web1"}));
   files["welcome.bin"] =
       record(RecordType::welcome, 0, body_of(format::Welcome{1, 0, kGeneration, kEpoch}));
@@ -168,7 +168,8 @@ std::map<std::string, std::vector<std::byte>> golden_files() {
     format::append_bytes(segment, bytes);
     segment.resize(segment.size() + format::alignment_gap(segment.size()));
   }
-  format::append_bytes(segment, format::encode_segment_end(SegmentId{1}, segment.size(), skeleton, durable));
+  format::append_bytes(segment,
+                       format::encode_segment_end(SegmentId{1}, segment.size(), skeleton, durable));
   return files;
 }
 

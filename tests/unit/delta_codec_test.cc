@@ -67,6 +67,23 @@ TEST(PageGroupCodecTest, EveryGroupSizeRoundTripsWholeAndPageByPage) {
   }
 }
 
+TEST(PageGroupCodecTest, LostPagesSayWhy) {
+  const format::PageKey key{};
+  const std::uint64_t none = 0;
+  const std::string text = "segment 7\x1b[2J fails";
+  std::vector<std::byte> body;
+  format::append_page_group_body(body, Codec::lost, {&key, 1}, {&none, 1},
+                                 std::as_bytes(std::span(text)));
+  const auto group = format::decode_page_group(body);
+  ASSERT_TRUE(group) << group.error().message;
+  std::vector<std::byte> out(kPageBytes);
+  for (const Status& status : {decode_pages(*group, out), decode_page(*group, 0, out)}) {
+    ASSERT_FALSE(status);
+    EXPECT_EQ(status.error().code, Errc::corrupt);
+    EXPECT_EQ(status.error().message, "the pages were lost to damage: segment 7?[2J fails");
+  }
+}
+
 TEST(PageGroupCodecTest, IncompressiblePagesAreStoredRaw) {
   const auto pages = random_bytes(3 * kPageBytes, 1);
   const auto body = body_of(pages);

@@ -10,10 +10,13 @@
 
 #include <filesystem>
 #include <fstream>
+#include <map>
 #include <sstream>
 
 #include "format/epoch_records.h"
 #include "format/journal.h"
+#include "format/skeleton.h"
+#include "format/store_state.h"
 #include "format/wire.h"
 #include "support/golden.h"
 
@@ -40,6 +43,10 @@ Bytes golden(const std::string& name) {
   return {bytes.begin(), bytes.end()};
 }
 
+bool belongs_to_a_vm(RecordType type) {
+  return type != RecordType::pad && type != RecordType::segment_list && type != RecordType::replace;
+}
+
 /// The body of a golden record whose prefix and checksums hold.
 Bytes golden_body(const std::string& name, RecordType type, std::uint32_t sequence = 0) {
   const Bytes bytes = golden(name);
@@ -48,7 +55,7 @@ Bytes golden_body(const std::string& name, RecordType type, std::uint32_t sequen
   if (!prefix) return {};
   EXPECT_EQ(prefix->head.type, type);
   EXPECT_EQ(prefix->head.sequence, sequence);
-  if (type != RecordType::pad) {
+  if (belongs_to_a_vm(type)) {
     EXPECT_EQ(prefix->head.vm, vm_id("web1"));
     EXPECT_EQ(prefix->head.generation, Generation{3});
     EXPECT_EQ(prefix->head.epoch, Epoch{42});
@@ -127,10 +134,102 @@ TEST(GoldenTest, JournalRecordsDecode) {
   const auto pad = decode_pad(golden_body("pad.bin", RecordType::pad));
   ASSERT_TRUE(pad);
   EXPECT_EQ(pad->durable, durable);
-  const auto head = decode_segment_head(golden("segment.bin"));
+}
+
+TEST(GoldenTest, WhatAStoreKeepsDecodes) {
+  const JournalPosition durable{SegmentId{1}, SegmentOffset{4096}};
+  const auto state = decode_vm_state(golden_body("vm_state.bin", RecordType::vm_state));
+  ASSERT_TRUE(state);
+  EXPECT_EQ(state->version, 7u);
+  EXPECT_EQ(state->vm_name, "web1");
+  EXPECT_EQ(state->next_epoch, Epoch{43});
+  EXPECT_EQ(state->window_s, 600u);
+  EXPECT_EQ(state->minutely_s, 3600u);
+  EXPECT_EQ(state->hourly_s, 86'400u);
+  EXPECT_EQ(state->daily_s, 2'592'000u);
+  EXPECT_FALSE(state->own_policy);
+  EXPECT_EQ(state->quota_bytes, 0u);
+  EXPECT_EQ(state->kept, (std::vector<KeptRange>{{Epoch{12}, Epoch{12}}, {Epoch{30}, Epoch{42}}}));
+  EXPECT_EQ(state->pins, std::vector<Epoch>{Epoch{12}});
+  EXPECT_EQ(state->durable, durable);
+
+  const SegmentEntry archive{SegmentId{2}, 1'048'576, SegmentKind::archive};
+  const auto list = decode_segment_list(golden_body("segment_list.bin", RecordType::segment_list));
+  ASSERT_TRUE(list);
+  EXPECT_EQ(*list, (SegmentList{{archive, {SegmentId{3}, 0, SegmentKind::journal}}}));
+  const auto replace = decode_replace(golden_body("replace.bin", RecordType::replace));
+  ASSERT_TRUE(replace);
+  EXPECT_EQ(*replace, (Replace{{SegmentId{1}}, {archive}, durable}));
+
+  const auto epoch =
+      decode_archived_epoch(golden_body("archived_epoch.bin", RecordType::archived_epoch));
+  ASSERT_TRUE(epoch);
+  EXPECT_EQ(*epoch, (ArchivedEpoch{WallTime{1'700'000'000'004'000'000},
+                                   WallTime{1'700'000'000'000'000'000}, 8, 5000, 3, true}));
+}
+
+/// What a walk over a segment's records finds.
+struct Found {
+  std::uint64_t offset{};
+  std::uint64_t bytes{};
+  RecordType type{};
+  bool operator==(const Found&) const = default;
+};
+
+/// The records of the golden segment; whole, aligned, and with zero bytes between them.
+std::vector<Found> walk(const Bytes& segment) {
+  std::vector<Found> found;
+  std::uint64_t offset = kSegmentHeadBytes;
+  while (offset + kRecordPrefixBytes <= segment.size()) {
+    const ByteSpan rest = ByteSpan(segment).subspan(offset);
+    if (load<le32>(rest.data()) != kRecordMagic) break;
+    const auto prefix = decode_prefix(rest);
+    EXPECT_TRUE(prefix) << offset;
+    if (!prefix) break;
+    EXPECT_TRUE(check_body(*prefix, rest.subspan(kRecordPrefixBytes, prefix->body_bytes)));
+    const std::uint64_t bytes = kRecordPrefixBytes + prefix->body_bytes;
+    found.push_back({offset, bytes, prefix->head.type});
+    for (offset += bytes; offset % kRecordAlignment != 0; ++offset) {
+      EXPECT_EQ(segment[offset], std::byte{0}) << offset;
+    }
+  }
+  for (; offset < segment.size(); ++offset) EXPECT_EQ(segment[offset], std::byte{0}) << offset;
+  return found;
+}
+
+TEST(GoldenTest, TheSegmentDecodesFromItsEnd) {
+  const Bytes segment = golden("segment.bin");
+  const auto head = decode_segment_head(segment);
   ASSERT_TRUE(head);
   EXPECT_EQ(head->segment, SegmentId{1});
+  EXPECT_EQ(head->kind, SegmentKind::journal);
+  EXPECT_EQ(head->created_wall, WallTime{1'700'000'000'004'000'000});
   EXPECT_EQ(head->store[15], std::byte{15});
+
+  ASSERT_EQ(segment.size(), 16'384u);
+  const ByteSpan last = ByteSpan(segment).subspan(segment.size() - kSealBlockBytes);
+  const auto seal = decode_seal(last.subspan(kRecordPrefixBytes, sizeof(SealBytes)));
+  ASSERT_TRUE(seal);
+  EXPECT_EQ(seal->segment, SegmentId{1});
+  EXPECT_EQ(seal->skeleton_offset, 9144u);
+  EXPECT_EQ(seal->skeleton_count, 1u);
+  EXPECT_EQ(seal->record_count, 8u);
+  const ByteSpan skeleton = ByteSpan(segment).subspan(seal->skeleton_offset);
+  const auto prefix = decode_prefix(skeleton);
+  ASSERT_TRUE(prefix);
+  EXPECT_EQ(extend_chain(0, prefix->prefix_checksum), seal->skeleton_chain);
+
+  std::vector<Found> entries;
+  const auto body = skeleton.subspan(kRecordPrefixBytes, prefix->body_bytes);
+  ASSERT_TRUE(for_each_skeleton_entry(body, [&](const SkeletonEntry& entry) {
+    entries.push_back(
+        {entry.offset, kRecordPrefixBytes + entry.prefix.body_bytes, entry.prefix.head.type});
+  }));
+  std::vector<Found> records = walk(segment);
+  std::erase_if(records, [&](const Found& f) {
+    return f.offset >= seal->skeleton_offset || f.type == RecordType::pad;
+  });
+  EXPECT_EQ(entries, records);
 }
 
 TEST(GoldenTest, WireRecordsDecode) {
@@ -165,19 +264,57 @@ Bytes example(const std::string& document, const std::string& name) {
   return bytes;
 }
 
+/// The first `count` bytes of `bytes` from `offset`.
+Bytes cut(const Bytes& bytes, std::uint64_t offset, std::size_t count) {
+  const ByteSpan span = ByteSpan(bytes).subspan(offset, count);
+  return {span.begin(), span.end()};
+}
+
 TEST(GoldenTest, TheDocumentsShowTheseBytes) {
   const std::string store = read_text(kRoot + "/docs/store-format.md");
-  for (const char* name : {"grant.bin", "commit.bin", "pad.bin", "zero_pages.bin"}) {
+  for (const char* name :
+       {"grant.bin", "commit.bin", "pad.bin", "zero_pages.bin", "page_group_lz4.bin",
+        "vm_state.bin", "segment_list.bin", "replace.bin", "archived_epoch.bin"}) {
     EXPECT_EQ(example(store, name), golden(name)) << name;
   }
-  Bytes head = golden("segment.bin");
-  head.resize(sizeof(SegmentHeadBytes));
-  EXPECT_EQ(example(store, "segment head"), head);
+  const Bytes segment = golden("segment.bin");
+  EXPECT_EQ(example(store, "segment head"), cut(segment, 0, sizeof(SegmentHeadBytes)));
+  const std::size_t first_entry = sizeof(SkeletonEntryBytes) + sizeof(GrantBytes) + 4;
+  EXPECT_EQ(example(store, "skeleton, first entry"),
+            cut(segment, 9144, kRecordPrefixBytes + first_entry));
+  EXPECT_EQ(example(store, "seal"), cut(segment, 12'288, kRecordPrefixBytes + sizeof(SealBytes)));
   const std::string wire = read_text(kRoot + "/docs/wire-format.md");
   for (const char* name : {"hello.bin", "welcome.bin", "device_state.bin", "epoch_end.bin",
                            "ack.bin", "refusal.bin"}) {
     EXPECT_EQ(example(wire, name), golden(name)) << name;
   }
+}
+
+TEST(GoldenTest, TheDocumentLaysOutTheSegment) {
+  const std::map<std::string, RecordType> types = {{"grant", RecordType::grant},
+                                                   {"machine", RecordType::machine},
+                                                   {"page_group", RecordType::page_group},
+                                                   {"zero_pages", RecordType::zero_pages},
+                                                   {"device_state", RecordType::device_state},
+                                                   {"epoch_end", RecordType::epoch_end},
+                                                   {"commit", RecordType::commit},
+                                                   {"pad", RecordType::pad},
+                                                   {"skeleton", RecordType::skeleton},
+                                                   {"seal", RecordType::seal}};
+  const std::string store = read_text(kRoot + "/docs/store-format.md");
+  const std::size_t at = store.find("<!-- layout of segment.bin -->");
+  ASSERT_NE(at, std::string::npos);
+  std::istringstream lines(store.substr(at, store.find("\n\n", at) - at));
+  std::vector<Found> shown;
+  for (std::string line; std::getline(lines, line);) {
+    std::istringstream words(line);
+    std::string bar, type;
+    std::uint64_t offset = 0, bytes = 0;
+    if (!(words >> bar >> offset >> bar >> bytes >> bar >> type) || offset == 0) continue;
+    ASSERT_TRUE(types.contains(type)) << line;
+    shown.push_back({offset, bytes, types.at(type)});
+  }
+  EXPECT_EQ(shown, walk(golden("segment.bin")));
 }
 
 }  // namespace

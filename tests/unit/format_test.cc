@@ -66,8 +66,10 @@ TEST(RecordTest, RefusesWhatItDoesNotKnow) {
     EXPECT_THAT(prefix.error().message, HasSubstr(words));
   };
   expect(forged_prefix(0, std::byte{0}), Errc::corrupt, "not a vmshadow record");
-  expect(forged_prefix(4, std::byte{2}), Errc::version, "version 2 is newer");
-  expect(forged_prefix(4, std::byte{0}), Errc::version, "version 0");
+  for (const int version : {0, 1, 3}) {
+    expect(forged_prefix(4, static_cast<std::byte>(version)), Errc::version,
+           fmt::format("record version {}, but this program knows 2", version));
+  }
   expect(forged_prefix(7, std::byte{0x77}), Errc::version, "unknown to this program");
   expect(forged_prefix(11, std::byte{1}), Errc::corrupt, "over the limit");
   Bytes plain = forged_prefix(12, std::byte{1});
@@ -144,7 +146,7 @@ TEST(PageGroupTest, Bounds) {
   }
   expect_refused(body, 0, 0, decode_page_group);
   expect_refused(body, 0, 17, decode_page_group);
-  expect_refused(body, 2, 2, decode_page_group, Errc::version, "codec 2");
+  expect_refused(body, 2, 3, decode_page_group, Errc::version, "codec 3");
   expect_refused(body, 3, 1, decode_page_group, Errc::corrupt, "reserved");
   expect_refused(body, 4, 1, decode_page_group, Errc::corrupt, "payload length");
   expect_refused(body, 21, 0xff, decode_page_group, Errc::corrupt, "out of range");
@@ -153,6 +155,26 @@ TEST(PageGroupTest, Bounds) {
   EXPECT_THAT(decode_page_group(group_body({a, b}, kPageBytes)).error().message,
               HasSubstr("not whole pages"));
   EXPECT_TRUE(decode_page_group(group_body({a, b}, 5, 1)));
+}
+
+TEST(PageGroupTest, LostPagesAreASentence) {
+  const std::vector<PageKey> keys = {{BlockIndex{1}, PageNumber{7}}, {{}, PageNumber{8}}};
+  const std::vector<std::uint64_t> none(2);
+  const auto lost = [&](std::size_t text_bytes) {
+    Bytes body;
+    append_page_group_body(body, Codec::lost, keys, none, Bytes(text_bytes, std::byte{'x'}));
+    return body;
+  };
+  const Bytes body = lost(30);
+  ASSERT_TRUE(decode_page_group(body));
+  EXPECT_EQ(decode_page_group(body)->codec, Codec::lost);
+  EXPECT_EQ(decode_page_group(body)->payload.size(), 30u);
+  EXPECT_EQ(decode_page_group(lost(5000))->payload.size(), kLostTextBytesMax);
+  expect_refused(body, 24, 1, decode_page_group, Errc::corrupt, "more than a sentence");
+  expect_refused(body, 39, 1, decode_page_group, Errc::corrupt, "more than a sentence");
+  Bytes longer = lost(kLostTextBytesMax);
+  longer.push_back(std::byte{'x'});
+  expect_refused(longer, 4, 1, decode_page_group, Errc::corrupt, "more than a sentence");
 }
 
 TEST(ZeroPagesTest, Bounds) {

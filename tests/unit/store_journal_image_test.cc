@@ -27,9 +27,9 @@ class JournalImageTest : public testing::Test {
   void ship(int more, std::uint64_t segment_bytes) {
     StoreOptions options;
     options.log.segment_bytes = segment_bytes;
-    auto files = io::make_file_system(io::FileBackend::automatic);
-    ASSERT_TRUE(files);
-    auto store = Store::open(dir(), system_clock(), std::move(*files), options);
+    auto store = Store::open(
+        dir(), system_clock(), [] { return io::make_file_system(io::FileBackend::automatic); },
+        options);
     ASSERT_TRUE(store) << store.error().message;
     auto session = (*store)->open_session("web", "p");
     ASSERT_TRUE(session) << session.error().message;

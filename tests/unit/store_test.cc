@@ -28,9 +28,8 @@ class StoreTest : public testing::TestWithParam<io::FileBackend> {
  protected:
   std::string dir() const { return temp_.file("store"); }
   Result<std::unique_ptr<Store>> try_open(StoreOptions options = {}) {
-    auto files = io::make_file_system(GetParam());
-    if (!files) return fail(std::move(files).error());
-    return Store::open(dir(), system_clock(), std::move(*files), options);
+    return Store::open(
+        dir(), system_clock(), [] { return io::make_file_system(GetParam()); }, options);
   }
   std::unique_ptr<Store> open(StoreOptions options = {}) {
     auto store = try_open(options);
