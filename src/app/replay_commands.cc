@@ -1,9 +1,6 @@
 #include "app/replay_commands.h"
 
-#include <fmt/chrono.h>
 #include <fmt/format.h>
-#include <fmt/ranges.h>
-#include <nlohmann/json.hpp>
 #include <unistd.h>
 
 #include <algorithm>
@@ -15,6 +12,8 @@
 
 #include <vmshadow/clock.h>
 
+#include "app/progress_bar.h"
+#include "app/replay_reports.h"
 #include "replay/machine_record.h"
 #include "replay/restorer.h"
 #include "store/reader.h"
@@ -23,80 +22,12 @@
 namespace vmshadow::app {
 namespace {
 
-using Json = nlohmann::ordered_json;
+using Json = ReportJson;
 
-constexpr std::chrono::milliseconds kProgressAfter{2000};
-constexpr std::chrono::milliseconds kProgressEvery{200};
 /// Longest part of a VM's name in the run folder's: a unix socket's path has 107 characters.
 constexpr std::size_t kNameInPathMax = 40;
 
-std::string utc_text(WallTime time) {
-  const std::time_t seconds = static_cast<std::time_t>(time.ns / 1'000'000'000);
-  return fmt::format("{:%Y-%m-%dT%H:%M:%S}.{:03}Z", fmt::gmtime(seconds),
-                     time.ns / 1'000'000 % 1000);
-}
-
-double seconds_since(WallTime time) {
-  return static_cast<double>(system_clock().wall().ns - time.ns) / 1e9;
-}
-
-std::string mb_text(std::uint64_t bytes) {
-  return fmt::format("{:.1f} MB", static_cast<double>(bytes) / 1e6);
-}
-
-/// A progress line on a terminal's stderr, once something takes long; wiped at the end.
-class ProgressLine {
- public:
-  explicit ProgressLine(std::string what)
-      : what_(std::move(what)),
-        terminal_(::isatty(STDERR_FILENO) != 0),
-        next_(system_clock().monotonic() + kProgressAfter) {}
-  ProgressLine(const ProgressLine&) = delete;
-  ProgressLine& operator=(const ProgressLine&) = delete;
-  ~ProgressLine() {
-    if (shown_) std::fputs("\r\033[K", stderr);
-  }
-  void update(std::uint64_t done, std::uint64_t total) {
-    if (!terminal_ || total == 0 || system_clock().monotonic() < next_) return;
-    next_ = system_clock().monotonic() + kProgressEvery;
-    shown_ = true;
-    const double share = static_cast<double>(done) / static_cast<double>(total);
-    std::fputs(fmt::format("\r{}: {:.0f} %\033[K", what_, 100 * share).c_str(), stderr);
-  }
-
- private:
-  std::string what_;
-  bool terminal_;
-  bool shown_ = false;
-  MonotonicTime next_;
-};
-
-Json epoch_json(const EpochInfo& info) {
-  return {{"epoch", info.epoch.value},
-          {"generation", info.generation.value},
-          {"full", info.full},
-          {"cut", utc_text(info.cut_wall)},
-          {"cut_wall_ns", info.cut_wall.ns},
-          {"committed", utc_text(info.committed_wall)},
-          {"pages", info.pages},
-          {"raw_bytes", info.raw_bytes},
-          {"stored_bytes", info.stored_bytes},
-          {"device_bytes", info.device_bytes}};
-}
-
-Json vm_json(const VmInfo& vm) {
-  Json epochs = Json::array();
-  for (const EpochInfo& info : vm.epochs) epochs.push_back(epoch_json(info));
-  Json json{{"name", vm.name}, {"id", vm.id.hex()}, {"generation", vm.generation.value}};
-  json["age_s"] =
-      vm.epochs.empty() ? Json(nullptr) : Json(seconds_since(vm.epochs.back().cut_wall));
-  json["epochs"] = std::move(epochs);
-  return json;
-}
-
-void print_json(const Json& json) {
-  std::puts(json.dump(-1, ' ', false, Json::error_handler_t::replace).c_str());
-}
+double age_of(WallTime time) { return seconds_between(time, system_clock().wall()); }
 
 void print_vm_line(const VmInfo& vm) {
   if (vm.epochs.empty()) {
@@ -108,74 +39,25 @@ void print_vm_line(const VmInfo& vm) {
   const EpochInfo& newest = vm.epochs.back();
   fmt::print("{:<24} {:>3}  {:>8} … {:<8} {}  {:>9.1f} s  {}\n", vm.name, vm.generation.value,
              vm.epochs.front().epoch.value, newest.epoch.value, utc_text(newest.cut_wall),
-             seconds_since(newest.cut_wall), mb_text(stored));
+             age_of(newest.cut_wall), mb_text(stored));
 }
 
+/// Columns for pins and tiers only where the store has any.
 void print_epochs(const VmInfo& vm) {
-  fmt::print("{:>8}  {:>3}  {:<5}  {:<24}  {:>10}  {:>12}  {:>12}\n", "epoch", "gen", "kind", "cut",
-             "pages", "raw", "stored");
+  const auto any = [&](auto has) { return std::any_of(vm.epochs.begin(), vm.epochs.end(), has); };
+  const bool tiers = any([](const EpochInfo& info) { return !info.tier.empty(); });
+  const bool pins = any([](const EpochInfo& info) { return info.pinned; });
+  fmt::print("{:>8}  {:>3}  {:<5}  {:<24}  {:>10}  {:>12}  {:>12}{}{}\n", "epoch", "gen", "kind",
+             "cut", "pages", "raw", "stored", tiers ? "  tier" : "", pins ? "  pin" : "");
   for (const EpochInfo& info : vm.epochs) {
-    fmt::print("{:>8}  {:>3}  {:<5}  {:<24}  {:>10}  {:>12}  {:>12}\n", info.epoch.value,
+    fmt::print("{:>8}  {:>3}  {:<5}  {:<24}  {:>10}  {:>12}  {:>12}", info.epoch.value,
                info.generation.value, info.full ? "full" : "delta", utc_text(info.cut_wall),
                info.pages, mb_text(info.raw_bytes), mb_text(info.stored_bytes));
+    if (tiers) fmt::print("  {:<4}", info.tier.empty() ? "-" : info.tier);
+    if (pins) fmt::print("  {}", info.pinned ? "pin" : "-");
+    fmt::print("\n");
   }
-}
-
-/// The VM asked for, or the only one there is.
-Result<VmInfo> choose_vm(const ShadowReader& reader, const std::string& name) {
-  if (!name.empty()) return reader.vm(name);
-  VMSHADOW_ASSIGN(std::vector<VmInfo> vms, reader.vms());
-  if (vms.size() == 1) return std::move(vms.front());
-  if (vms.empty()) return fail(Errc::not_found, "the store holds no VM yet");
-  std::vector<std::string> names;
-  for (const VmInfo& vm : vms) names.push_back(vm.name);
-  return fail(Errc::invalid_argument,
-              fmt::format("the store holds several VMs, name one of: {}", fmt::join(names, ", ")));
-}
-
-/// The damage that keeps an epoch from being restored: at or before it, behind the newest that can.
-const store::Damage* damage_behind(const store::Reader& reader, const VmInfo& vm,
-                                   std::optional<Epoch> wanted) {
-  const store::Damage* found = nullptr;
-  for (const store::Damage& place : reader.damage()) {
-    if (place.vm_name != vm.name || !place.epoch) continue;
-    if (wanted && *place.epoch > *wanted) continue;
-    if (!wanted && !vm.epochs.empty() && *place.epoch < vm.epochs.back().epoch) continue;
-    found = &place;
-  }
-  return found;
-}
-
-Result<EpochInfo> choose_epoch(const store::Reader& reader, const VmInfo& vm,
-                               std::optional<Epoch> wanted) {
-  if (vm.epochs.empty()) {
-    return fail(Errc::not_found, fmt::format("VM '{}' has no committed epoch yet", vm.name));
-  }
-  if (!wanted) {
-    if (const auto* damage = damage_behind(reader, vm, {})) {
-      fmt::print(stderr,
-                 "shadow-replay: the newest epochs of VM '{}' are lost to damage, the newest that "
-                 "can be restored is {}: {}\n",
-                 vm.name, vm.epochs.back().epoch.value, damage->text());
-    }
-    return vm.epochs.back();
-  }
-  for (const EpochInfo& info : vm.epochs) {
-    if (info.epoch == *wanted) return info;
-  }
-  if (const auto* damage = damage_behind(reader, vm, wanted)) {
-    return fail(
-        Errc::corrupt,
-        fmt::format("epoch {} of VM '{}' needs what is damaged ({}); the newest that can be "
-                    "restored is {}",
-                    wanted->value, vm.name, damage->text(), vm.epochs.back().epoch.value));
-  }
-  return fail(
-      Errc::not_found,
-      fmt::format("VM '{}' has no committed epoch {}; the store holds {} of them between {} "
-                  "and {}",
-                  vm.name, wanted->value, vm.epochs.size(), vm.epochs.front().epoch.value,
-                  vm.epochs.back().epoch.value));
+  if (!vm.retention.empty()) fmt::print("retention: {}\n", vm.retention);
 }
 
 /// Where a new folder for a started QEMU goes: mkdtemp's template.
@@ -313,7 +195,7 @@ Status list_epochs(const ReplayScope& scope) {
   }
   if (scope.json) {
     Json list = Json::array();
-    for (const VmInfo& vm : vms) list.push_back(vm_json(vm));
+    for (const VmInfo& vm : vms) list.push_back(vm_json(vm, system_clock().wall()));
     print_json({{"vms", std::move(list)}, {"damaged_places", reader->damage().size()}});
     return {};
   }
@@ -332,44 +214,97 @@ Status list_epochs(const ReplayScope& scope) {
   return {};
 }
 
-Status verify_store(const ReplayScope& scope) {
-  std::optional<store::VerifyReport> report;
-  {
-    ProgressLine line("verifying");
-    VMSHADOW_ASSIGN(report,
-                    store::Verifier::run(scope.store, [&](const store::ScanProgress& progress) {
-                      line.update(progress.bytes_done, progress.bytes_total);
-                    }));
+namespace {
+
+/// What a verification, quick or deep, found.
+struct Findings {
+  std::vector<store::Damage> damage;
+  std::vector<VmInfo> vms;
+  std::uint64_t records{};
+  std::uint64_t bytes{};
+  std::uint64_t torn_tail_bytes{};
+};
+
+Result<Findings> read_every_byte(const ReplayScope& scope) {
+  ProgressBar bar("verifying");
+  VMSHADOW_ASSIGN(store::VerifyReport report,
+                  store::Verifier::run(scope.store, [&](const store::ScanProgress& progress) {
+                    bar.update(progress.bytes_done, progress.bytes_total);
+                  }));
+  return Findings{std::move(report.damage), std::move(report.vms), report.records, report.bytes,
+                  report.torn_tail ? report.torn_tail->bytes : 0};
+}
+
+/// Segments are numbered from 1: 0 is a place that only the words name.
+std::string damage_text(const store::Damage& damage) {
+  return damage.at.segment.value == 0 ? damage.what : damage.text();
+}
+
+/// Opens the store and each epoch: its records are all there and in order, as far as the index
+/// knows. No page is read.
+Result<Findings> open_every_epoch(const ReplayScope& scope) {
+  VMSHADOW_ASSIGN(const auto reader, store::Reader::open(scope.store));
+  Findings findings;
+  findings.damage = reader->damage();
+  VMSHADOW_ASSIGN(findings.vms, reader->vms());
+  for (const VmInfo& vm : findings.vms) {
+    for (const EpochInfo& info : vm.epochs) {
+      if (auto opened = reader->open(vm.name, info.epoch); !opened) {
+        store::Damage damage;
+        damage.what = std::move(opened).error().message;
+        damage.vm_name = vm.name;
+        damage.epoch = info.epoch;
+        findings.damage.push_back(std::move(damage));
+      }
+    }
   }
+  return findings;
+}
+
+void print_findings(const Findings& findings, const std::vector<std::string>& damage, bool deep) {
+  if (deep) fmt::print("{} records, {} read\n", findings.records, mb_text(findings.bytes));
+  for (const VmInfo& vm : findings.vms) {
+    fmt::print("VM '{}': {} epochs can be {}\n", vm.name, vm.epochs.size(),
+               deep ? "restored" : "opened");
+  }
+  if (!deep) fmt::print("pages were not read: verify --deep proves every byte\n");
+  if (findings.torn_tail_bytes != 0) {
+    fmt::print("the last {} bytes are an epoch that was never committed: no damage\n",
+               findings.torn_tail_bytes);
+  }
+  for (const std::string& text : damage) fmt::print("DAMAGED {}\n", text);
+}
+
+}  // namespace
+
+Status verify_store(const ReplayScope& scope, bool deep) {
+  VMSHADOW_ASSIGN(Findings findings, deep ? read_every_byte(scope) : open_every_epoch(scope));
   const auto asked_for = [&](const std::string& name) {
     return scope.vm.empty() || name.empty() || name == scope.vm;
   };
-  std::vector<std::string> damage;
-  for (const store::Damage& place : report->damage) {
-    if (asked_for(place.vm_name)) damage.push_back(place.text());
-  }
-  std::erase_if(report->vms, [&](const VmInfo& vm) { return !asked_for(vm.name); });
-  if (!scope.vm.empty() && report->vms.empty() && damage.empty()) {
+  std::erase_if(findings.damage, [&](const auto& place) { return !asked_for(place.vm_name); });
+  std::erase_if(findings.vms, [&](const VmInfo& vm) { return !asked_for(vm.name); });
+  if (!scope.vm.empty() && findings.vms.empty() && findings.damage.empty()) {
     return fail(Errc::not_found, fmt::format("no VM '{}' in the store", scope.vm));
   }
+  std::vector<std::string> damage;
+  for (const store::Damage& place : findings.damage) damage.push_back(damage_text(place));
   if (scope.json) {
     Json vms = Json::array();
-    for (const VmInfo& vm : report->vms) vms.push_back(vm_json(vm));
-    print_json({{"records", report->records},
-                {"bytes", report->bytes},
-                {"damage", damage},
-                {"torn_tail_bytes", report->torn_tail ? report->torn_tail->bytes : 0},
-                {"vms", std::move(vms)}});
+    for (const VmInfo& vm : findings.vms) vms.push_back(vm_json(vm, system_clock().wall()));
+    Json places = Json::array();
+    for (const store::Damage& place : findings.damage) places.push_back(damage_json(place));
+    Json json;
+    json["deep"] = deep;
+    json["records"] = deep ? Json(findings.records) : Json(nullptr);
+    json["bytes"] = deep ? Json(findings.bytes) : Json(nullptr);
+    json["damage"] = damage;
+    json["damaged"] = std::move(places);
+    json["torn_tail_bytes"] = findings.torn_tail_bytes;
+    json["vms"] = std::move(vms);
+    print_json(json);
   } else {
-    fmt::print("{} records, {} read\n", report->records, mb_text(report->bytes));
-    for (const VmInfo& vm : report->vms) {
-      fmt::print("VM '{}': {} epochs can be restored\n", vm.name, vm.epochs.size());
-    }
-    if (report->torn_tail) {
-      fmt::print("the last {} bytes are an epoch that was never committed: no damage\n",
-                 report->torn_tail->bytes);
-    }
-    for (const std::string& text : damage) fmt::print("DAMAGED {}\n", text);
+    print_findings(findings, damage, deep);
   }
   if (damage.empty()) return {};
   return fail(Errc::corrupt, fmt::format("{} damaged place(s) in the journal, the first: {}",
@@ -404,10 +339,10 @@ Status restore_epoch(const ReplayScope& scope, const ReplayRestoreOptions& optio
 
   std::optional<replay::RestoreReport> report;
   {
-    ProgressLine line("restoring " + vm.name);
+    ProgressBar bar("restoring " + vm.name);
     replay::RestoreOptions restore_options;
-    restore_options.on_progress = [&](std::uint64_t done, std::uint64_t total) {
-      line.update(done, total);
+    restore_options.on_progress = [&](std::uint64_t pages, std::uint64_t pages_total) {
+      bar.update(pages * kPageBytes, pages_total * kPageBytes);
     };
     VMSHADOW_ASSIGN(report, replay::restore(*image, target, restore_options, system_clock()));
   }
@@ -415,8 +350,8 @@ Status restore_epoch(const ReplayScope& scope, const ReplayRestoreOptions& optio
   const auto newer = static_cast<std::size_t>(
       std::count_if(vm.epochs.begin(), vm.epochs.end(),
                     [&](const EpochInfo& info) { return info.epoch > epoch.epoch; }));
-  const RestoreSummary summary{
-      vm, epoch, *report, qmp_path, log_path, seconds_since(epoch.cut_wall), newer};
+  const RestoreSummary summary{vm,   epoch, *report, qmp_path, log_path, age_of(epoch.cut_wall),
+                               newer};
   if (scope.json) {
     print_summary_json(summary);
   } else {

@@ -4,19 +4,15 @@
 
 #include <optional>
 #include <string>
+#include <vector>
 
 #include <vmshadow/result.h>
 #include <vmshadow/types.h>
 
+#include "app/replay_scope.h"
 #include "replay/qemu_command.h"
 
 namespace vmshadow::app {
-
-struct ReplayScope {
-  std::string store;  ///< its directory
-  std::string vm;     ///< empty: all of them, or the only one
-  bool json = false;
-};
 
 struct ReplayRestoreOptions {
   std::optional<Epoch> epoch;  ///< nullopt: the newest committed
@@ -27,10 +23,38 @@ struct ReplayRestoreOptions {
   bool dry_run = false;
 };
 
+struct ReplayDiffOptions {
+  Epoch a;
+  Epoch b;
+  bool count_bytes = false;
+  std::size_t ranges_max = 32;  ///< listed per block
+};
+
+struct ReplayExportOptions {
+  std::optional<Epoch> epoch;  ///< nullopt: the newest committed
+  std::string format;          ///< "raw", "elf" or "migration"
+  std::string out;
+  bool replace = false;
+};
+
 /// The VMs, or one VM's epochs.
 [[nodiscard]] Status list_epochs(const ReplayScope& scope);
-/// Errc::corrupt if anything is damaged.
-[[nodiscard]] Status verify_store(const ReplayScope& scope);
+/// Opens every epoch or, if `deep`, reads and checks every byte. Errc::corrupt if anything is
+/// damaged.
+[[nodiscard]] Status verify_store(const ReplayScope& scope, bool deep);
 [[nodiscard]] Status restore_epoch(const ReplayScope& scope, const ReplayRestoreOptions& options);
+
+// epoch_commands.cc
+/// One epoch in detail.
+[[nodiscard]] Status show_epoch(const ReplayScope& scope, std::optional<Epoch> epoch);
+[[nodiscard]] Status diff_two_epochs(const ReplayScope& scope, const ReplayDiffOptions& options);
+/// SIGINT and SIGTERM end it with Errc::cancelled; nothing is left of it then.
+[[nodiscard]] Status export_one_epoch(const ReplayScope& scope, const ReplayExportOptions& options);
+
+// manage_commands.cc: through the store that runs, or else by opening it.
+[[nodiscard]] Status pin_epochs(const ReplayScope& scope, const std::vector<Epoch>& epochs);
+[[nodiscard]] Status unpin_epochs(const ReplayScope& scope, const std::vector<Epoch>& epochs);
+[[nodiscard]] Status show_retention(const ReplayScope& scope);
+[[nodiscard]] Status set_retention(const ReplayScope& scope, const std::string& policy);
 
 }  // namespace vmshadow::app

@@ -2,10 +2,12 @@
 #include <CLI/CLI.hpp>
 #include <fmt/format.h>
 
-#include <algorithm>
+#include <memory>
 
+#include "app/control_socket.h"
 #include "app/logging.h"
 #include "app/stop_signal.h"
+#include "app/store_adapter.h"
 #include "io/append_file.h"
 #include "ship/receiver.h"
 #include "store/store.h"
@@ -25,6 +27,9 @@ acknowledges them. shadow-replay reads the same directory, also while this progr
 
 The stream is the VMs' memory and is not encrypted yet: listen on a network you trust. Stop it with
 SIGINT or SIGTERM; what was acknowledged survives a crash of the program and of the machine.
+
+While it runs, shadow-replay's pin, unpin and retention reach it through the socket control.sock in its
+directory, which only the directory's owner may use.
 
 Exit codes: 0 stopped in order, 1 failed, 2 usage.)";
 
@@ -46,10 +51,22 @@ void report_recovery(const store::Store& opened, const std::string& directory) {
   }
 }
 
+/// A store without its control channel is a store all the same: it takes epochs.
+std::unique_ptr<app::ControlServer> serve_control(const std::string& directory,
+                                                  app::StoreControl& control) {
+  auto server = app::ControlServer::start(directory, control);
+  if (server) return *std::move(server);
+  spdlog::warn("no control socket, so no pin, unpin or retention while this runs: {}",
+               server.error().message);
+  return nullptr;
+}
+
 Status StoreProgram::run(const app::StopSignal& stop) const {
   VMSHADOW_ASSIGN(const auto opened,
                   store::Store::open(directory, system_clock(), [this] { return io::make_file_system(backend); }));
   report_recovery(*opened, directory);
+  app::StoreAdapter control(*opened, directory);
+  const auto control_server = serve_control(directory, control);
   auto receiving = ship::Receiver::listen(listen, *opened);
   if (!receiving) {
     Error error = std::move(receiving).error();

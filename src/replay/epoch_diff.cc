@@ -115,12 +115,12 @@ class Comparison {
     std::vector<PageHash> hashes(pair.a && pair.b ? pair.pages_a : 0, kZeroHash);
     std::vector<bool> differs(std::max(pair.pages_a, pair.pages_b), true);
     if (common != 0) {
-      VMSHADOW_TRY(visit_block(a_, *pair.a, pair.pages_a, [&](PageNumber page, PageHash hash) {
-        hashes[page.value] = hash;
-      }));
+      VMSHADOW_TRY(visit_block(a_, *pair.a, pair.pages_a,
+                               [&](PageNumber page, PageHash hash) { hashes[page.value] = hash; }));
       VMSHADOW_TRY(end_block(pair.pages_a));
       for (std::uint64_t page = 0; page < common; ++page) {
-        differs[page] = hashes[page] != kZeroHash;  // unless the second epoch's visit says otherwise
+        differs[page] =
+            hashes[page] != kZeroHash;  // unless the second epoch's visit says otherwise
       }
       VMSHADOW_TRY(visit_block(b_, *pair.b, pair.pages_b, [&](PageNumber page, PageHash hash) {
         if (page.value < common) differs[page.value] = hash != hashes[page.value];

@@ -115,18 +115,19 @@ tl::unexpected<Error> no_map(const std::string& why) {
 Result<GuestMap> guest_physical_map(const MachineRecord& record, const RamLayout& layout) {
   const auto chipset = chipset_of(record.machine_type);
   if (!chipset) {
-    return no_map(record.machine_type.empty()
-                      ? std::string("no machine type was recorded with this VM")
-                      : fmt::format("machine type '{}' is no i440fx or q35 PC",
-                                    record.machine_type));
+    return no_map(
+        record.machine_type.empty()
+            ? std::string("no machine type was recorded with this VM")
+            : fmt::format("machine type '{}' is no i440fx or q35 PC", record.machine_type));
   }
   std::optional<std::uint64_t> max;
   if (const std::string text = machine_property(record, "max-ram-below-4g"); !text.empty()) {
     max = parse_size(text);
-    if (!max || *max == 0 || *max > kFourGiB) {
-      return no_map(fmt::format("max-ram-below-4g={} on the recorded command line is no size up to "
-                                "4 GiB",
-                                text));
+    if (!max || *max == 0 || *max > kFourGiB || *max % kPageBytes != 0) {
+      return no_map(
+          fmt::format("max-ram-below-4g={} on the recorded command line is no size in "
+                      "pages up to 4 GiB",
+                      text));
     }
   }
   VMSHADOW_ASSIGN(const BlockIndex ram, find_main_ram(record, layout));

@@ -399,7 +399,7 @@ TEST_F(ReplayE2eTest, FromTheStoreByTheProgramAndBackToTheSameRam) {
   EXPECT_EQ(list["vms"][0]["epochs"][0]["full"], true);
   EXPECT_EQ(list["vms"][0]["epochs"][1]["full"], false);
   EXPECT_THAT(shadow_replay("list").out, HasSubstr("web1"));
-  const auto verified = shadow_replay("verify");
+  const auto verified = shadow_replay("verify --deep");
   EXPECT_EQ(verified.exit_code, 0) << verified.out;
   EXPECT_THAT(verified.out, HasSubstr("VM 'web1': 2 epochs can be restored"));
 

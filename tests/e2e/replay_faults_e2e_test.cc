@@ -134,7 +134,7 @@ TEST_F(ReplayFaults, DamagedPageGroupCostsOnlyTheEpochsThatNeedIt) {
   const std::vector<std::string> words{
       "segment " + group.file, "offset " + std::to_string(group.offset),
       "epoch " + std::to_string(victim) + " of VM 'vm1'", "checksum"};
-  expect_replay_fails(replay(copy, {"verify"}), words);
+  expect_replay_fails(replay(copy, {"verify", "--deep"}), words);
   expect_replay_fails(replay(copy, restore_args(std::to_string(victim), folder)), words);
 
   // The epochs behind it need its pages too; the newest that does not is what "latest" gives, with

@@ -115,8 +115,8 @@ void FaultRig::expect_nothing_lost(const std::set<std::uint64_t>& acknowledged) 
       << acknowledged.size() << " epochs were acknowledged, the newest "
       << (acknowledged.empty() ? 0 : *acknowledged.rbegin()) << "; the store holds "
       << stored.size();
-  const Ran verified =
-      must(run_program({program_path("shadow-replay"), "--store", store_directory(), "verify"}));
+  const Ran verified = must(run_program(
+      {program_path("shadow-replay"), "--store", store_directory(), "verify", "--deep"}));
   EXPECT_TRUE(verified.status.success()) << verified.err;
 }
 
