@@ -78,12 +78,12 @@ constexpr const char* kExportHelp =
   export web1 --epoch 12 --format elf --out web1-12.core
       An ELF64 core whose addresses are the guest's physical ones, for i440fx and q35 PCs:
           gdb -core web1-12.core -ex 'x/8gx 0x100000'
-          crash vmlinux web1-12.core
       RAM lies where QEMU puts it: from 0 up to the PCI hole, the rest from 4 GiB on, the firmware
       below 4 GiB. RAM blocks without a fixed address (video memory) are left out, and named. There
       are no CPU registers in it: QEMU's CPU state has another form in each version, and what an
       epoch holds does not describe it. gdb says so ("Couldn't find general-purpose registers") and
-      reads memory all the same.
+      reads memory all the same. crash, which wants a kernel with debug information beside it, has not
+      been tried yet.
 
   export web1 --epoch 12 --format migration --out web1-12.qemu
       A QEMU migration stream. Start a QEMU with the same machine, memory and devices (show prints

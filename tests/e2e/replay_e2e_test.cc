@@ -420,6 +420,65 @@ TEST_F(ReplayE2eTest, FromTheStoreByTheProgramAndBackToTheSameRam) {
   EXPECT_TRUE(ram_of(**session) == source_ram_);
 }
 
+std::string bytes_of(const std::string& path) {
+  std::ifstream file(path, std::ios::binary);
+  return {std::istreambuf_iterator<char>(file), {}};
+}
+
+TEST_F(ReplayE2eTest, AQemuTakesTheExportedMigrationFile) {
+  capture(/*paused=*/true);
+  store_image();
+  const auto exported = shadow_replay("export web1 --format migration --out " + path("web1.qemu"));
+  ASSERT_EQ(exported.exit_code, 0) << exported.out;
+  auto arguments = machine_arguments();
+  arguments.insert(arguments.end(), {"-S", "-incoming", "exec:cat " + path("web1.qemu")});
+  start("target", arguments);
+  const auto session = monitor("target");
+  const auto deadline = std::chrono::steady_clock::now() + kPatience;
+  while (qmp::query_status(*session)->text == "inmigrate") {
+    ASSERT_LT(std::chrono::steady_clock::now(), deadline);
+    std::this_thread::sleep_for(std::chrono::milliseconds(5));
+  }
+  EXPECT_EQ(qmp::query_status(*session)->text, "paused");
+  EXPECT_TRUE(ram_of(*session) == source_ram_);
+}
+
+TEST_F(ReplayE2eTest, GdbReadsTheExportedCoreAsTheGuestsRam) {
+  if (::access("/usr/bin/gdb", X_OK) != 0) {
+    const char* const required = std::getenv("REQUIRE_E2E");
+    ASSERT_FALSE(required != nullptr && std::string(required) == "1") << "gdb is missing";
+    GTEST_SKIP() << "gdb is missing: install it";
+  }
+  capture(/*paused=*/true);
+  store_image();
+  const auto exported = shadow_replay("export web1 --format elf --out " + path("web1.core"));
+  ASSERT_EQ(exported.exit_code, 0) << exported.out;
+  // Guest-physical addresses, as QEMU's own pmemsave takes them.
+  const std::string command = "gdb -nx -batch -core " + path("web1.core") +
+                              " -ex 'dump binary memory " + path("low") + " " + std::to_string(0) +
+                              " " + std::to_string(kLowRamEnd) + "' -ex 'dump binary memory " +
+                              path("high") + " " + std::to_string(kHighRamStart) + " " +
+                              std::to_string(kRamBytes) + "' > " + path("gdb.out") + " 2>&1";
+  ASSERT_EQ(std::system(command.c_str()), 0) << bytes_of(path("gdb.out"));
+  EXPECT_TRUE(bytes_of(path("low")) + bytes_of(path("high")) == source_ram_)
+      << bytes_of(path("gdb.out"));
+}
+
+TEST_F(ReplayE2eTest, TheExportedRawRamIsTheGuests) {
+  capture(/*paused=*/true);
+  store_image();
+  const auto exported = shadow_replay("export web1 --format raw --out " + path("web1.raw"));
+  ASSERT_EQ(exported.exit_code, 0) << exported.out;
+  const std::string ram = bytes_of(path("web1.raw/pc.ram.ram"));
+  ASSERT_EQ(ram.size(), kRamBytes);
+  EXPECT_TRUE(ram.substr(0, kLowRamEnd) + ram.substr(kHighRamStart) == source_ram_);
+  const auto shown = shadow_replay("--json show web1");
+  ASSERT_EQ(shown.exit_code, 0) << shown.out;
+  const auto machine = nlohmann::json::parse(shown.out)["machine"];
+  EXPECT_THAT(machine["machine_type"].get<std::string>(), HasSubstr("pc-i440fx-"));
+  EXPECT_EQ(machine["ram_bytes"], kRamBytes);
+}
+
 TEST_F(ReplayE2eTest, TheProgramsRefusalsAreOneSentence) {
   capture(/*paused=*/true);
   store_image();
