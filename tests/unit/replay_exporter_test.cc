@@ -35,7 +35,8 @@ MemoryEpochImage small_image() {
   image.info_.epoch = Epoch{12};
   image.info_.generation = Generation{3};
   image.machine_.json = R"({"machine_type":"pc-i440fx-7.2","argv":["qemu"]})";
-  image.machine_.configuration.assign(6, std::byte{0});
+  image.machine_.configuration = {std::byte{0}, std::byte{0},   std::byte{0},
+                                  std::byte{2}, std::byte{'p'}, std::byte{'c'}};
   image.machine_.layout.blocks = {{"pc.ram", kRamPages * kPageBytes},
                                   {"/rom@etc/acpi/tables", 2 * kPageBytes},
                                   {"pc.bios", 2 * kPageBytes}};
