@@ -170,6 +170,8 @@ std::optional<ControlResponse> call_store(const std::string& directory,
   const io::Deadline deadline = io::deadline_after(answer_within);
   const auto path = SocketPath::of(directory);
   if (!path) return fail(path.error());
+  struct stat there {};
+  if (::lstat(path->text().c_str(), &there) == 0 && !S_ISSOCK(there.st_mode)) return std::nullopt;
   auto fd = io::connect_unix(path->text(), deadline);
   if (fd) return ask(fd->get(), request, deadline);
   // Refused: a dead store's socket. No file: none has served here.
