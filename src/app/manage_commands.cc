@@ -40,10 +40,18 @@ class StoreCaller {
  private:
   explicit StoreCaller(std::string directory) : directory_(std::move(directory)) {}
 
+  /// No thinning or moving meanwhile: that is the store's own affair when it runs.
+  static store::StoreOptions changes_only() {
+    store::StoreOptions options;
+    options.background_maintenance = false;
+    return options;
+  }
+
   Status open_store() {
     set_up_logging("shadow-replay", false);
-    VMSHADOW_ASSIGN(auto files, io::make_file_system(io::FileBackend::automatic));
-    auto opened = store::Store::open(directory_, system_clock(), std::move(files));
+    auto opened = store::Store::open(
+        directory_, system_clock(), [] { return io::make_file_system(io::FileBackend::automatic); },
+        changes_only());
     if (!opened) {
       Error error = std::move(opened).error();
       if (error.code == Errc::in_use) {

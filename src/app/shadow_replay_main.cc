@@ -120,6 +120,7 @@ Exit codes: 0 done; 1 failed (the message says which epochs were done before); 2
 constexpr const char* kRetentionHelp =
     R"(  retention web1              show the policy and the pins
   retention web1 set window=10m,minutely=1h,hourly=1d,daily=30d
+  retention web1 set default  as the store has it for VMs without a policy of their own
 
 The policy says how far back from the newest epoch each density reaches: all epochs within the window,
 then one a minute, an hour, a day; what is older goes, unless pinned. Each part is a number with s, m, h

@@ -3,37 +3,49 @@
 #include <fmt/format.h>
 #include <unistd.h>
 
+#include <optional>
+
+#include "store/retention.h"
+
 namespace vmshadow::app {
-namespace {
+Status StoreAdapter::pin(const std::string& vm, Epoch epoch) { return store_.pin(vm, epoch); }
 
-tl::unexpected<Error> not_in_this_store(const char* what) {
-  return fail(
-      Errc::unsupported,
-      fmt::format("this version's store keeps every epoch for ever and knows no {} yet", what));
-}
+Status StoreAdapter::unpin(const std::string& vm, Epoch epoch) { return store_.unpin(vm, epoch); }
 
-}  // namespace
-
-// The store does not thin its epochs yet: there is nothing a pin or a policy could change.
-
-Status StoreAdapter::pin(const std::string&, Epoch) { return not_in_this_store("pins"); }
-
-Status StoreAdapter::unpin(const std::string&, Epoch) { return not_in_this_store("pins"); }
-
-Status StoreAdapter::set_retention(const std::string&, const std::string&) {
-  return not_in_this_store("retention policies");
+Status StoreAdapter::set_retention(const std::string& vm, const std::string& policy) {
+  if (policy == kDefaultPolicy) return store_.set_retention(vm, std::nullopt);
+  VMSHADOW_ASSIGN(const store::RetentionPolicy parsed, store::parse_policy(policy));
+  return store_.set_retention(vm, parsed);
 }
 
 Result<nlohmann::ordered_json> StoreAdapter::status() {
   VMSHADOW_ASSIGN(const auto vms, store_.reader()->vms());
-  std::uint64_t epochs = 0;
-  for (const VmInfo& vm : vms) epochs += vm.epochs.size();
+  const store::StoreStats stats = store_.stats();
   nlohmann::ordered_json json;
   json["version"] = VMSHADOW_VERSION;
   json["pid"] = ::getpid();
   json["directory"] = directory_;
   json["vms"] = vms.size();
-  json["epochs"] = epochs;
+  json["epochs"] = stats.epochs;
+  json["page_versions"] = stats.page_versions;
+  json["index_bytes"] = stats.index_bytes;
+  json["ingested_bytes"] = stats.ingested_bytes;
+  json["written_bytes"] = stats.written_bytes;
+  json["journal_segments"] = stats.journal_segments;
+  json["archive_segments"] = stats.archive_segments;
+  json["tiers"] = nlohmann::ordered_json::array();
+  for (const store::TierStats& tier : stats.tiers) {
+    nlohmann::ordered_json one;
+    one["name"] = tier.name;
+    one["directories"] = tier.directories;
+    one["capacity_bytes"] = tier.capacity_bytes;
+    one["stored_bytes"] = tier.stored_bytes;
+    one["live_bytes"] = tier.live_bytes;
+    one["written_bytes"] = tier.written_bytes;
+    one["moved_bytes"] = tier.moved_bytes;
+    one["page_reads"] = tier.page_reads;
+    json["tiers"].push_back(std::move(one));
+  }
   json["damaged_places"] = store_.damage().size();
   return json;
 }

@@ -28,6 +28,9 @@ inline constexpr std::size_t kControlRequestBytesMax = 16 * 1024;  ///< without 
 inline constexpr std::size_t kControlResponseBytesMax = std::size_t{1} << 20;
 inline constexpr std::size_t kPolicyTextBytesMax = 1024;
 
+/// As a policy: the VM follows the store's own again.
+inline constexpr const char* kDefaultPolicy = "default";
+
 struct PinRequest {
   std::string vm;
   Epoch epoch;

@@ -40,8 +40,8 @@ class ReplayCli : public ::testing::Test {
  protected:
   /// "web1" with epochs 0 (full), 1 and 2 of `ram_pages` pages, most of them zero.
   void make_store(std::uint64_t ram_pages = 64, std::uint64_t data_pages = 3) {
-    auto opened = must(store::Store::open(store(), system_clock(),
-                                          must(io::make_file_system(io::FileBackend::syscalls))));
+    auto opened = must(store::Store::open(
+        store(), system_clock(), [] { return io::make_file_system(io::FileBackend::syscalls); }));
     auto session = must(opened->open_session("web1", "a test"));
     EpochMaker maker("web1", ram_pages);
     std::vector<EpochMaker::PageWrite> writes;
@@ -280,16 +280,27 @@ TEST_F(ReplayCli, ARunningStoreIsAskedThroughItsSocket) {
   // Reading does not mind the socket.
   EXPECT_TRUE(replay({"list"}).status.success());
   EXPECT_TRUE(replay({"verify", "--deep"}).status.success());
-  // The store does not know pins yet: it is the store that says so.
-  expect_fails({"pin", "web1", "1"}, {"knows no pins yet"});
+  EXPECT_EQ(replay_json({"pin", "web1", "1", "2"})["pinned"], Json::parse("[1,2]"));
   EXPECT_THAT(program.messages(), HasSubstr(R"(control: {"command":"pin","vm":"web1","epoch":1})"));
-  expect_fails({"unpin", "web1", "1"}, {"knows no pins yet"});
-  expect_fails({"retention", "web1", "set", "window=1h"}, {"knows no retention policies yet"});
+  EXPECT_EQ(replay_json({"retention", "web1"})["pins"], Json::parse("[1,2]"));
+  EXPECT_EQ(replay_json({"unpin", "web1", "2"})["unpinned"], Json::parse("[2]"));
+  EXPECT_EQ(replay_json({"show", "web1", "--epoch", "1"})["pinned"], true);
+  EXPECT_EQ(replay_json({"show", "web1", "--epoch", "2"})["pinned"], false);
+  EXPECT_THAT(replay({"list", "web1"}).out, HasSubstr("  pin"));
+  EXPECT_TRUE(replay({"retention", "web1", "set", "window=1h,minutely=2h"}).status.success());
+  EXPECT_THAT(replay_json({"retention", "web1"})["retention"].get<std::string>(),
+              HasSubstr("window=1h"));
+  expect_fails({"pin", "web1", "9"}, {"9"});
+  expect_fails({"pin", "web9", "1"}, {"web9"});
+  expect_fails({"retention", "web1", "set", "window=soon"}, {"soon"});
 
-  // Killed, it leaves its socket behind; the next one takes it over.
+  // Killed, it leaves its socket behind. Nobody answers there: the store is opened here.
   program.process().kill();
   EXPECT_TRUE(fs::is_socket(store() + "/control.sock"));
-  expect_fails({"pin", "web1", "1"}, {"knows no pins yet"});  // opened here: nobody answers there
+  EXPECT_EQ(replay_json({"retention", "web1"})["pins"], Json::parse("[1]"));
+  EXPECT_TRUE(replay({"pin", "web1", "0"}).status.success());
+  EXPECT_EQ(replay_json({"retention", "web1"})["pins"], Json::parse("[0,1]"));
+  EXPECT_TRUE(replay({"retention", "web1", "set", "default"}).status.success());
   StoreProgram next = must(StoreProgram::start(store()));
   EXPECT_TRUE(*app::call_store(store(), app::StatusRequest{}));
   EXPECT_EQ(must(next.stop()).text(), "exit code 0");
