@@ -70,6 +70,7 @@ struct StoreSizes {
 struct PartContext {
   const StoreSizes& sizes;
   std::string directory;
+  const std::string& rocksdb_options;
   const Progress& progress;
 };
 

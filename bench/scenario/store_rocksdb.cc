@@ -55,6 +55,7 @@ class Comparison {
       : sizes_(sizes),
         ours_path_(context.directory + "/store"),
         theirs_path_(context.directory + "/rocksdb"),
+        rocksdb_options_(context.rocksdb_options),
         progress_(context.progress) {
     progress_.step("rocksdb: making epochs");
     for (std::size_t vm = 0; vm < sizes.vms; ++vm) {
@@ -82,7 +83,7 @@ class Comparison {
   Status store_in_rocksdb() {
     rocksdb_.reset();
     VMSHADOW_TRY(remove_tree(theirs_path_));
-    VMSHADOW_ASSIGN(rocksdb_, RocksdbBaseline::open(theirs_path_));
+    VMSHADOW_ASSIGN(rocksdb_, RocksdbBaseline::open(theirs_path_, rocksdb_options_));
     VMSHADOW_ASSIGN(const double seconds,
                     run_together(histories_.size(), [&](std::size_t vm) -> Status {
                       const auto& plans = histories_[vm].plans;
@@ -158,6 +159,7 @@ class Comparison {
   const RocksdbSizes& sizes_;
   const std::string ours_path_;
   const std::string theirs_path_;
+  const std::string& rocksdb_options_;
   const Progress& progress_;
   const GroupPool pool_{GroupPool::Fill::realistic, kPoolGroups, 3};
   const PageValues values_{pool_};
@@ -194,7 +196,8 @@ void Comparison::put_into(Report& report) const {
 
 Status measure_rocksdb(const PartContext& context, Report& report) {
   report.section("rocksdb: the same page versions stored durably, and images at random epochs");
-  if (auto probe = RocksdbBaseline::open(context.directory + "/probe"); !probe) {
+  if (auto probe = RocksdbBaseline::open(context.directory + "/probe", context.rocksdb_options);
+      !probe) {
     if (probe.error().code != Errc::unsupported) return fail(std::move(probe).error());
     report.missing("ingest_vs_rocksdb", probe.error().message, "≥ 3");
     report.missing("read_vs_rocksdb", probe.error().message, "≥ 2");

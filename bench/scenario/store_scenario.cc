@@ -82,6 +82,8 @@ class StoreScenario final : public Scenario {
                     "where to measure: a directory on the device in question; what is made in it "
                     "is removed again")
         ->required();
+    command.add_option("--rocksdb-options", rocksdb_options_,
+                       "over the options it is tuned with: name=value;name=value");
     std::vector<std::string> names;
     for (const Part& part : kParts) names.emplace_back(part.name);
     command.add_option("--only", only_, "these parts alone")
@@ -99,6 +101,7 @@ class StoreScenario final : public Scenario {
 
   std::string directory_;
   std::vector<std::string> only_;
+  std::string rocksdb_options_;
 };
 
 Status StoreScenario::check_room(RunSize size) const {
@@ -135,7 +138,8 @@ Result<Report> StoreScenario::run(RunSize size, const Progress& progress) {
     if (!wanted(part.name)) continue;
     const std::string directory = work.path() + "/" + part.name;
     VMSHADOW_TRY(io::make_directory(directory));
-    if (auto measured = part.measure({sizes, directory, progress}, report); !measured) {
+    if (auto measured = part.measure({sizes, directory, rocksdb_options_, progress}, report);
+        !measured) {
       return fail(std::move(measured).error().with_context(part.name));
     }
     VMSHADOW_TRY(remove_tree(directory));

@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 #include <lz4.h>
+#include <rocksdb/convenience.h>
 #include <rocksdb/db.h>
 #include <rocksdb/table.h>
 #include <rocksdb/version.h>
@@ -70,7 +71,8 @@ rocksdb::Options tuned_options() {
 
 class Database final : public RocksdbBaseline {
  public:
-  explicit Database(std::unique_ptr<rocksdb::DB> db) : db_(std::move(db)) {}
+  Database(std::unique_ptr<rocksdb::DB> db, std::string options)
+      : db_(std::move(db)), options_(std::move(options)) {}
 
   Status put_epoch(std::uint32_t vm, Epoch epoch, const EpochPlan& plan,
                    const PageValues& values) override {
@@ -133,8 +135,9 @@ class Database final : public RocksdbBaseline {
         "max_background_jobs=4, direct IO for flush and compaction, target_file_size_base=128M, "
         "max_bytes_for_level_base=1G, recycle_log_file_num=4, enable_pipelined_write, "
         "block_size=16K; WriteOptions.sync=true, one WriteBatch an epoch; reads: one iterator, "
-        "readahead_size=4M, Next up to {} older versions, then Seek",
-        ROCKSDB_MAJOR, ROCKSDB_MINOR, ROCKSDB_PATCH, kStepsBeforeSeek);
+        "readahead_size=4M, Next up to {} older versions, then Seek{}",
+        ROCKSDB_MAJOR, ROCKSDB_MINOR, ROCKSDB_PATCH, kStepsBeforeSeek,
+        options_.empty() ? std::string() : "; over these: " + options_);
   }
 
  private:
@@ -148,6 +151,7 @@ class Database final : public RocksdbBaseline {
   }
 
   std::unique_ptr<rocksdb::DB> db_;
+  const std::string options_;  ///< besides the tuned ones
 };
 
 }  // namespace
@@ -170,10 +174,14 @@ ByteSpan PageValues::value(std::size_t group, std::size_t slot) const {
   return values_[group * format::kGroupPagesMax + slot];
 }
 
-Result<std::unique_ptr<RocksdbBaseline>> RocksdbBaseline::open(const std::string& directory) {
+Result<std::unique_ptr<RocksdbBaseline>> RocksdbBaseline::open(const std::string& directory,
+                                                               const std::string& options) {
+  rocksdb::Options wanted;
+  const auto parsed = rocksdb::GetOptionsFromString(tuned_options(), options, &wanted);
+  if (!parsed.ok()) return fail(Errc::invalid_argument, "--rocksdb-options: " + parsed.ToString());
   rocksdb::DB* db = nullptr;
-  VMSHADOW_TRY(status_of(rocksdb::DB::Open(tuned_options(), directory, &db)));
-  return std::make_unique<Database>(std::unique_ptr<rocksdb::DB>(db));
+  VMSHADOW_TRY(status_of(rocksdb::DB::Open(wanted, directory, &db)));
+  return std::make_unique<Database>(std::unique_ptr<rocksdb::DB>(db), options);
 }
 
 }  // namespace vmshadow::bench

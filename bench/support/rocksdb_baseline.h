@@ -31,8 +31,10 @@ class PageValues {
 
 class RocksdbBaseline {
  public:
-  /// A new data base in `directory`. Errc::unsupported if this build has no RocksDB.
-  [[nodiscard]] static Result<std::unique_ptr<RocksdbBaseline>> open(const std::string& directory);
+  /// A new data base in `directory`. `options` ("name=value;name=value") go over the tuned ones.
+  /// Errc::unsupported if this build has no RocksDB, Errc::invalid_argument for an unknown option.
+  [[nodiscard]] static Result<std::unique_ptr<RocksdbBaseline>> open(const std::string& directory,
+                                                                     const std::string& options);
   virtual ~RocksdbBaseline() = default;
   /// One WriteBatch with a synced log, durable when it returns. Safe from several threads.
   [[nodiscard]] virtual Status put_epoch(std::uint32_t vm, Epoch epoch, const EpochPlan& plan,
