@@ -1,5 +1,6 @@
 #include "scenario/ingest_child.h"
 
+#include <CLI/CLI.hpp>
 #include <fmt/format.h>
 
 #include <charconv>

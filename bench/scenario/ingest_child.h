@@ -2,8 +2,6 @@
 // prints each that was acknowledged. What it leaves behind is what a crash leaves.
 #pragma once
 
-#include <CLI/CLI.hpp>
-
 #include <cstdint>
 #include <string>
 
@@ -11,6 +9,10 @@
 #include <vmshadow/types.h>
 
 #include "support/command.h"
+
+namespace CLI {
+class App;
+}
 
 namespace vmshadow::bench {
 

@@ -3,13 +3,16 @@
 // One file a scenario, with a make_…_scenario() here and a line in vmshadow_bench_main.cc.
 #pragma once
 
-#include <CLI/CLI.hpp>
-
 #include <memory>
+#include <string>
 
 #include <vmshadow/result.h>
 
 #include "scenario/report.h"
+
+namespace CLI {
+class App;
+}
 
 namespace vmshadow::bench {
 

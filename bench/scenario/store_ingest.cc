@@ -45,8 +45,38 @@ VmLoad make_load(std::size_t vm, std::uint64_t bytes, const GroupPool& pool) {
   return load;
 }
 
+/// Where a VM's time went, summed over its epochs.
+struct TimeSpent {
+  double append_ms{};      ///< copying and checking, and waiting for room in the queue
+  double commit_ms{};      ///< from commit() to its return
+  double write_sync_ms{};  ///< of that, its batch's last write and sync, as the receipt says
+  std::size_t epochs{};
+  void add(const TimeSpent& other) {
+    append_ms += other.append_ms;
+    commit_ms += other.commit_ms;
+    write_sync_ms += other.write_sync_ms;
+    epochs += other.epochs;
+  }
+};
+
+Status ship_timed(EpochSession& session, const MadeEpoch& epoch, TimeSpent& spent) {
+  const Stopwatch whole;
+  std::size_t start = 0;
+  for (std::size_t i = 0; i + 1 < epoch.ends.size(); ++i) {
+    VMSHADOW_TRY(session.append(ByteSpan(epoch.bytes).subspan(start, epoch.ends[i] - start)));
+    start = epoch.ends[i];
+  }
+  const double append_ms = whole.milliseconds();
+  VMSHADOW_ASSIGN(const CommitReceipt receipt,
+                  session.commit(ByteSpan(epoch.bytes).subspan(start)));
+  spent.add({append_ms, whole.milliseconds() - append_ms,
+             std::chrono::duration<double, std::milli>(receipt.sync).count(), 1});
+  return {};
+}
+
 /// Bytes a second into a new store.
-Result<double> ingest(const std::string& directory, const std::vector<VmLoad>& loads) {
+Result<double> ingest(const std::string& directory, const std::vector<VmLoad>& loads,
+                      TimeSpent& spent) {
   StoreSetup setup;
   setup.directory = directory;
   VMSHADOW_ASSIGN(const auto store, open_store(setup));
@@ -56,12 +86,14 @@ Result<double> ingest(const std::string& directory, const std::vector<VmLoad>& l
     VMSHADOW_ASSIGN(sessions.emplace_back(), store->open_session(load.name, "bench"));
     bytes += load.bytes;
   }
+  std::vector<TimeSpent> spent_by_vm(loads.size());
   VMSHADOW_ASSIGN(const double seconds, run_together(loads.size(), [&](std::size_t vm) -> Status {
                     for (const MadeEpoch& epoch : loads[vm].epochs) {
-                      VMSHADOW_TRY(ship(*sessions[vm], epoch));
+                      VMSHADOW_TRY(ship_timed(*sessions[vm], epoch, spent_by_vm[vm]));
                     }
                     return {};
                   }));
+  for (const TimeSpent& of_vm : spent_by_vm) spent.add(of_vm);
   return static_cast<double>(bytes) / seconds;
 }
 
@@ -97,13 +129,14 @@ Status measure_ingest(const PartContext& context, Report& report) {
   VMSHADOW_ASSIGN(const FioSetting setting, best_fio_setting(context));
 
   const std::string directory = context.directory + "/store";
+  TimeSpent spent;
   std::vector<double> ours;
   std::vector<double> fio;
   for (std::size_t pair = 0; pair < sizes.pairs; ++pair) {
     context.progress.step("ingest: pair", pair + 1, sizes.pairs);
     VMSHADOW_ASSIGN(fio.emplace_back(), fio_write(context.directory, setting, bytes));
     VMSHADOW_TRY(sync_file_system(context.directory));
-    VMSHADOW_ASSIGN(ours.emplace_back(), ingest(directory, loads));
+    VMSHADOW_ASSIGN(ours.emplace_back(), ingest(directory, loads, spent));
     VMSHADOW_TRY(remove_tree(directory));
     VMSHADOW_TRY(sync_file_system(context.directory));
   }
@@ -120,6 +153,11 @@ Status measure_ingest(const PartContext& context, Report& report) {
   report.figure("ingest_round_MB", static_cast<double>(bytes) / 1e6, "MB each");
   report.figure("ingest_epochs", static_cast<double>(epochs), "a round");
   report.figure("ingest_vms", static_cast<double>(sizes.vms), "");
+  const auto each = [&](double sum) { return sum / static_cast<double>(spent.epochs); };
+  report.figure("ingest_append_ms", each(spent.append_ms), "ms an epoch: checks, copies, queue");
+  report.figure("ingest_commit_ms", each(spent.commit_ms), "ms an epoch, waiting for durability");
+  report.figure("ingest_write_sync_ms", each(spent.write_sync_ms),
+                "ms of that in its batch's own last write and sync");
   report.text("fio", version + ": " + fio_command_text(setting, bytes));
   return {};
 }

@@ -1,4 +1,5 @@
 // `vmshadow-bench store`: the store's figures, all in one run on one directory.
+#include <CLI/CLI.hpp>
 #include <fmt/format.h>
 
 #include <algorithm>
@@ -82,6 +83,8 @@ class StoreScenario final : public Scenario {
                     "where to measure: a directory on the device in question; what is made in it "
                     "is removed again")
         ->required();
+    command.add_option("--vms", vms_, "VMs that ingest at once (0: as the size says)")
+        ->check(CLI::Range(0, 1000));
     command.add_option("--rocksdb-options", rocksdb_options_,
                        "over the options it is tuned with: name=value;name=value");
     std::vector<std::string> names;
@@ -102,6 +105,7 @@ class StoreScenario final : public Scenario {
   std::string directory_;
   std::vector<std::string> only_;
   std::string rocksdb_options_;
+  std::size_t vms_ = 0;
 };
 
 Status StoreScenario::check_room(RunSize size) const {
@@ -133,7 +137,8 @@ Result<Report> StoreScenario::run(RunSize size, const Progress& progress) {
   VMSHADOW_TRY(check_room(size));
   Report report("store");
   describe(size, report);
-  const StoreSizes sizes = store_sizes(size);
+  StoreSizes sizes = store_sizes(size);
+  if (vms_ > 0) sizes.ingest.vms = vms_;
   for (const Part& part : kParts) {
     if (!wanted(part.name)) continue;
     const std::string directory = work.path() + "/" + part.name;

@@ -1,5 +1,6 @@
 // vmshadow-bench: measures vmshadow beside the tools it is compared with. Subcommands, nothing
 // else: each scenario is a file of its own.
+#include <CLI/CLI.hpp>
 #include <fmt/format.h>
 #include <spdlog/sinks/stdout_sinks.h>
 #include <spdlog/spdlog.h>
