@@ -83,13 +83,13 @@ Status measure_open(const PartContext& context, Report& report) {
 
   std::vector<double> clean;
   std::vector<double> heap;
-  std::optional<store::StoreStats> stats;
+  store::StoreStats stats;
   for (std::size_t i = 0; i < sizes.opens; ++i) {
     context.progress.step("open: after a clean stop", i + 1, sizes.opens);
     VMSHADOW_ASSIGN(const Opened opened, open_cold(directory));
     clean.push_back(opened.seconds);
     heap.push_back(static_cast<double>(opened.heap_bytes));
-    stats = stats_of(*opened.store);
+    stats = opened.store->stats();
     VMSHADOW_TRY(check_history(*opened.store, kVm, Epoch{sizes.epochs}));
   }
   std::vector<double> killed;
@@ -112,12 +112,12 @@ Status measure_open(const PartContext& context, Report& report) {
   report.figure("reopen_after_kill_s_max", quantile(killed, 1), "s");
   report.figure("open_count", static_cast<double>(sizes.opens), "of each kind");
   const auto per_version = [&](double bytes) { return bytes / static_cast<double>(versions); };
-  report.figure_or_missing(
-      "index_bytes_per_version",
-      stats ? std::optional(static_cast<double>(stats->index_bytes) /
-                            static_cast<double>(std::max<std::uint64_t>(1, stats->page_versions)))
-            : std::nullopt,
-      "bytes", kWhyNoStats, "≤ 24");
+  report.figure_or_missing("index_bytes_per_version",
+                           stats.page_versions == 0 || stats.index_bytes == 0
+                               ? std::nullopt
+                               : std::optional(static_cast<double>(stats.index_bytes) /
+                                               static_cast<double>(stats.page_versions)),
+                           "bytes", "the store's figures do not hold it", "≤ 24");
   report.figure("open_heap_bytes_per_version", per_version(quantile(heap, 0.5)),
                 "bytes that the heap grew by while opening");
   report.figure("open_page_versions", static_cast<double>(versions), "pages");

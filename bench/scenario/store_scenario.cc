@@ -6,7 +6,6 @@
 
 #include "io/file.h"
 #include "scenario/scenario.h"
-#include "scenario/store_adapter.h"
 #include "scenario/store_parts.h"
 #include "support/host.h"
 
@@ -128,7 +127,6 @@ void StoreScenario::describe(RunSize size, Report& report) const {
                                 ? "page cache dropped (drop_caches) and the store's files evicted"
                                 : "the store's files evicted (dropping the whole page cache is "
                                   "for root alone)");
-  report.text("maintenance", store_maintains() ? "on" : kWhyNoMaintenance);
 }
 
 Result<Report> StoreScenario::run(RunSize size, const Progress& progress) {
