@@ -20,7 +20,7 @@ StoreSizes store_sizes(RunSize size) {
               {20, 64 << 10, 8 * mib},
               {kPairsMin, kPairsMin, 2, 1024, 10, 64},
               {4096, 20, 160, 1, 5},
-              {1024, 30, 5, 32, "window=10s,minutely=1m,hourly=0s,daily=0s"},
+              {1024, 150, 2, 32, "window=10s,minutely=1h,hourly=0s,daily=0s"},
               {1024, 8, 128, 20}};
     case RunSize::normal:
       return {
