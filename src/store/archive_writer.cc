@@ -19,13 +19,14 @@ constexpr std::size_t kFlushBytes = std::size_t{1} << 20;
 
 ArchiveWriter::ArchiveWriter(SegmentCatalog& catalog, io::FileSystem& files, const Clock& clock,
                              TierKind kind, std::uint64_t segment_bytes,
-                             std::vector<SegmentId> sources)
+                             std::vector<SegmentId> sources, std::vector<std::byte> states)
     : catalog_(catalog),
       files_(files),
       clock_(clock),
       kind_(kind),
       segment_bytes_(segment_bytes),
-      sources_(std::move(sources)) {}
+      sources_(std::move(sources)),
+      states_(std::move(states)) {}
 ArchiveWriter::~ArchiveWriter() = default;
 
 Result<RecordPlace> ArchiveWriter::append(ByteSpan record, std::size_t pages) {
@@ -69,10 +70,22 @@ Status ArchiveWriter::begin_segment() {
   format::append_body(body, format::Replace{sources_, {}, {}});
   std::vector<std::byte> record;
   format::append_record(record, {RecordType::replace, 0, {}, {}, {}}, body);
-  skeleton_.add(buffer_.size(), record);
-  format::append_bytes(buffer_, record);
-  buffer_.resize(buffer_.size() + format::alignment_gap(buffer_.size()));
+  record.resize(record.size() + format::alignment_gap(record.size()));
+  add_aligned(record);
+  add_aligned(states_);
   return {};
+}
+
+void ArchiveWriter::add_aligned(ByteSpan records) {
+  while (!records.empty()) {
+    format::RecordPrefixBytes prefix;
+    std::memcpy(&prefix, records.data(), sizeof prefix);
+    const std::size_t bytes = format::kRecordPrefixBytes + prefix.body_bytes.get();
+    const std::size_t padded = bytes + format::alignment_gap(bytes);
+    skeleton_.add(buffer_.size(), records.first(bytes));
+    format::append_bytes(buffer_, records.first(padded));
+    records = records.subspan(padded);
+  }
 }
 
 Status ArchiveWriter::flush(bool all) {

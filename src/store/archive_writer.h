@@ -1,7 +1,7 @@
 // Writes archives: segments that are written once, from front to back, sealed and then never
 // changed.
 //
-//   head │ replace (what it is made from) │ records … │ skeleton │ pad │ seal
+//   head │ replace (what it is made from) │ vm_states │ records … │ skeleton │ pad │ seal
 //
 // A new segment is begun when one is full. Nothing of them counts until a replace record in the
 // journal says so; until then they can be removed without harm, and discard() does.
@@ -25,9 +25,12 @@ namespace vmshadow::store {
 
 class ArchiveWriter {
  public:
-  /// Segments of up to `segment_bytes` go to a tier of `kind`, made from `sources`.
+  /// Segments of up to `segment_bytes` go to a tier of `kind`, made from `sources`. `states`:
+  /// vm_state records, whole and aligned, that say what is kept: what else the sources held is
+  /// gone.
   ArchiveWriter(SegmentCatalog& catalog, io::FileSystem& files, const Clock& clock, TierKind kind,
-                std::uint64_t segment_bytes, std::vector<SegmentId> sources);
+                std::uint64_t segment_bytes, std::vector<SegmentId> sources,
+                std::vector<std::byte> states);
   ~ArchiveWriter();
   ArchiveWriter(const ArchiveWriter&) = delete;
   ArchiveWriter& operator=(const ArchiveWriter&) = delete;
@@ -52,6 +55,7 @@ class ArchiveWriter {
 
  private:
   [[nodiscard]] Status begin_segment();
+  void add_aligned(ByteSpan records);
   [[nodiscard]] Status end_segment();
   [[nodiscard]] Status flush(bool all);
 
@@ -61,6 +65,7 @@ class ArchiveWriter {
   const TierKind kind_;
   const std::uint64_t segment_bytes_;
   const std::vector<SegmentId> sources_;
+  const std::vector<std::byte> states_;
 
   std::unique_ptr<io::AppendFile> file_;  ///< null: none is open
   std::vector<std::byte> buffer_;         ///< what is not written yet, from flushed_ on

@@ -34,7 +34,8 @@ class Archives {
     auto& made = kind == TierKind::ssd ? ssd_ : hdd_;
     if (made == nullptr) {
       made = std::make_unique<ArchiveWriter>(ground_.catalog, ground_.files, ground_.clock, kind,
-                                             options_.segment_bytes, sources_);
+                                             options_.segment_bytes, sources_,
+                                             ground_.states.records());
     }
     return *made;
   }
@@ -270,10 +271,10 @@ Status EpochMover::lose(std::span<const LivePage> live, const Error& error) {
   for (const LivePage& page : live) keys.push_back(page.key);
   const std::vector<std::uint64_t> checksums(keys.size());
   std::vector<std::byte> body;
-  format::append_page_group_body(body, format::Codec::lost, keys, checksums,
-                                 std::as_bytes(std::span(error.message))
-                                     .first(std::min(error.message.size(),
-                                                     format::kLostTextBytesMax)));
+  format::append_page_group_body(
+      body, format::Codec::lost, keys, checksums,
+      std::as_bytes(std::span(error.message))
+          .first(std::min(error.message.size(), format::kLostTextBytesMax)));
   VMSHADOW_ASSIGN(
       const RecordPlace to,
       archives_.writer(TierKind::ssd).append(head(RecordType::page_group), body, keys.size()));

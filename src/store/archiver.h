@@ -25,6 +25,7 @@
 #include "store/segment_catalog.h"
 #include "store/segment_files.h"
 #include "store/tier.h"
+#include "store/vm_states.h"
 
 namespace vmshadow::store {
 
@@ -50,6 +51,7 @@ class Archiver {
     io::FileSystem& files;  ///< of the calling thread alone
     const Clock& clock;
     LogWriter& log;
+    const VmStates& states;
   };
   /// Where a page's newest state goes. `kept_versions`: in how many of its VM's kept epochs it
   /// changed.

@@ -248,7 +248,7 @@ std::size_t LogWriter::fitting(const Batch& batch, std::size_t first) const {
   while (first + count < batch.size()) {
     end += batch[first + count].log_bytes();
     // A fresh segment takes one request of any size: they are bounded, segments need not be large.
-    const bool alone = count == 0 && tail_.offset.value == format::kSegmentHeadBytes;
+    const bool alone = count == 0 && tail_.offset.value == opening_end_;
     if (end + format::pad_bytes(end, io::kDirectBlockBytes) > limits_.segment_bytes && !alone)
       break;
     ++count;
@@ -455,7 +455,8 @@ Status LogWriter::make_segment() {
   if (made) {
     file_ = std::move(*made);
     reserved_end_ = 0;
-    tail_ = durable_ = {id, SegmentOffset{end + pad_.size()}};
+    opening_end_ = end + pad_.size();
+    tail_ = durable_ = {id, SegmentOffset{opening_end_}};
     skeleton_ = {};
     add_to_skeleton(format::kSegmentHeadBytes, opening);
     durable_skeleton_ = skeleton_.mark();

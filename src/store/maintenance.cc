@@ -187,8 +187,8 @@ bool Maintenance::pace(std::uint64_t bytes) {
 
 Status Maintenance::archive(const std::vector<SegmentId>& sources,
                             const Archiver::Placement& placement) {
-  Archiver archiver(
-      {ground_.catalog, ground_.index, ground_.segments, *files_, ground_.clock, ground_.log});
+  Archiver archiver({ground_.catalog, ground_.index, ground_.segments, *files_, ground_.clock,
+                     ground_.log, ground_.states});
   ArchiveOptions options;
   options.segment_bytes = options_.archive_segment_bytes;
   options.pace = [this](std::uint64_t bytes) { return pace(bytes); };

@@ -138,7 +138,8 @@ void recover_segment(SegmentId segment, const ByteSource& source, bool is_last,
         recovery.tail = recovery.torn_tail->at;
         return;
       }
-      if (region.prefix) recovery.tail_skeleton.add(region.offset, *region.prefix, {});
+      // With a skeleton the damage would be forgotten until somebody reads what it hit.
+      recovery.tail_is_damaged = true;
     }
     builder.add_bad(segment, region);
   }
@@ -375,9 +376,12 @@ bool Recoverer::belongs(const OpenSegment& archive) {
   SegmentScanner scanner(archive.source, format::kSegmentHeadBytes);
   const ScanItem first = scanner.next();
   const auto* record = std::get_if<GoodRecord>(&first);
-  if (record == nullptr || record->prefix.head.type != RecordType::replace) return false;
+  // What does not say what it was made from may be all that is left of it; an archive that was
+  // never finished has no seal.
+  const bool whole = visit_skeleton(archive.source, archive.where.id, [](auto...) {}).sealed;
+  if (record == nullptr || record->prefix.head.type != RecordType::replace) return whole;
   const auto replace = format::decode_replace(record->body);
-  if (!replace) return false;
+  if (!replace) return whole;
   const auto present = [&](SegmentId id) {
     const auto is = [&](const OpenSegment& segment) { return segment.where.id == id; };
     return excluded_.contains(id) || std::any_of(journal_.begin(), journal_.end(), is) ||
@@ -390,6 +394,13 @@ void Recoverer::read_archive(OpenSegment& segment) {
   const SegmentId id = segment.where.id;
   if (!segment.head_trouble.empty()) note(id, 0, format::kSegmentHeadBytes, segment.head_trouble);
   const auto add = [&](JournalPosition at, const format::RecordPrefix& prefix, ByteSpan front) {
+    if (prefix.head.type == RecordType::vm_state) {
+      auto state = format::decode_vm_state(front);
+      if (!state || vm_id(state->vm_name) != prefix.head.vm) return;
+      index_->add_grant(prefix.head.vm, state->vm_name, prefix.head.generation);
+      assembler_.add_state(prefix.head.vm, prefix.head.generation, *std::move(state));
+      return;
+    }
     if (!EpochAssembler::takes(prefix.head.type)) return;
     if (const auto sound = assembler_.add_archived(at, prefix, front); !sound) {
       Damage& damage = note(id, at.offset.value, format::kRecordPrefixBytes + prefix.body_bytes,

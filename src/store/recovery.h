@@ -50,6 +50,7 @@ struct Recovery {
   /// The last journal segment, if it is not sealed: where it ends, and its skeleton so far.
   std::optional<format::JournalPosition> tail;
   format::SkeletonWriter tail_skeleton;
+  bool tail_is_damaged{};
   std::vector<StoreDirectory::SegmentFile> leftovers;  ///< files that no longer count
   std::uint64_t unknown_bytes{};                       ///< of damage that may have hidden a grant
   std::uint64_t records{};

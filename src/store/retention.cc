@@ -145,6 +145,14 @@ std::size_t first_in_window(std::span<const DatedEpoch> epochs, const Thinning& 
 
 }  // namespace
 
+namespace {
+
+constexpr seconds kReachMax{std::chrono::hours(24 * 365 * 100)};
+/// A vm_state record lists the epochs that are kept.
+constexpr std::int64_t kThinnedEpochsMax = 50'000;
+
+}  // namespace
+
 Status check_policy(const RetentionPolicy& policy) {
   const LevelName* denser = nullptr;
   for (const LevelName& level : kLevels) {
@@ -162,7 +170,20 @@ Status check_policy(const RetentionPolicy& policy) {
                               level.name, reach_text(reach), denser->name,
                               reach_text(policy.*denser->reach)));
     }
+    if (reach > kReachMax) {
+      return fail(Errc::invalid_argument, fmt::format("the retention's {} reaches over 100 years "
+                                                      "back: give less",
+                                                      level.name));
+    }
     denser = &level;
+  }
+  const auto kept = policy.minutely / std::chrono::minutes(1) +
+                    policy.hourly / std::chrono::hours(1) + policy.daily / std::chrono::hours(24);
+  if (kept > kThinnedEpochsMax) {
+    return fail(Errc::invalid_argument,
+                fmt::format("the retention would keep {} epochs behind its window, over the limit "
+                            "of {}: let minutely or hourly reach less far back",
+                            kept, kThinnedEpochsMax));
   }
   return {};
 }

@@ -7,6 +7,7 @@
 
 #include "base/assert.h"
 #include "format/journal.h"
+#include "format/skeleton.h"
 #include "io/file.h"
 
 namespace vmshadow::store {
@@ -91,6 +92,12 @@ ScanItem SegmentScanner::bad(std::uint64_t end, std::string what,
   return region;
 }
 
+/// Behind a seal its block is zero, and the segment ends.
+void SegmentScanner::skip_seal_block() {
+  if (offset_ >= bytes_ || bytes_ - offset_ >= format::kSealBlockBytes) return;
+  if (is_zero(peek(offset_, static_cast<std::size_t>(bytes_ - offset_)))) offset_ = bytes_;
+}
+
 ScanItem SegmentScanner::next() {
   if (offset_ >= bytes_) return EndOfSegment{};
   const ByteSpan prefix_bytes = peek(offset_, format::kRecordPrefixBytes);
@@ -129,6 +136,7 @@ ScanItem SegmentScanner::next() {
   }
   const GoodRecord record{offset_, *prefix, body};
   offset_ = align(end);
+  if (prefix->head.type == RecordType::seal) skip_seal_block();
   return record;
 }
 

@@ -76,6 +76,7 @@ class SegmentScanner {
   /// Up to `count` bytes at `offset` (fewer at the end); valid until the next call.
   ByteSpan peek(std::uint64_t offset, std::size_t count);
   std::uint64_t find_prefix(std::uint64_t from);
+  void skip_seal_block();
   ScanItem bad(std::uint64_t end, std::string what,
                std::optional<format::RecordPrefix> prefix = std::nullopt);
 

@@ -57,7 +57,12 @@ Status Session::take(ByteSpan record) {
                 "machine record");
   }
   const ByteSpan body = record.subspan(format::kRecordPrefixBytes);
-  if (prefix.head.type == RecordType::page_group) VMSHADOW_TRY(format::decode_page_group(body));
+  if (prefix.head.type == RecordType::page_group) {
+    VMSHADOW_ASSIGN(const format::PageGroup group, format::decode_page_group(body));
+    if (group.codec == format::Codec::lost) {
+      return fail(Errc::protocol, "a page_group without its pages: only a store makes such");
+    }
+  }
   VMSHADOW_ASSIGN(const Placing placing, open_->tally.add(prefix, body));
   open_->piece.add(record, placing);
   if (open_->piece.bytes.size() < ground_.piece_bytes) return {};

@@ -45,22 +45,15 @@ struct Store::State {
 
 /// What a journal segment begins with: the segments there are, and the state of each VM.
 std::vector<std::byte> Store::State::opening(SegmentId id) const {
-  std::vector<std::byte> out;
-  const auto append = [&](const format::RecordHead& head, const auto& content) {
-    std::vector<std::byte> body;
-    format::append_body(body, content);
-    format::append_record(out, head, body);
-    out.resize(out.size() + format::alignment_gap(out.size()));
-  };
-  std::vector<VmId> vms = index->ids();
-  std::erase_if(vms, [&](const VmId& vm) { return !index->is_named(vm); });
+  const std::vector<VmId> vms = states->vms();
   format::SegmentList list{catalog->entries(), static_cast<std::uint32_t>(vms.size())};
   list.segments.push_back({id, 0, format::SegmentKind::journal});
-  append({format::RecordType::segment_list, 0, {}, {}, {}}, list);
-  for (const VmId& vm : vms) {
-    append({format::RecordType::vm_state, 0, vm, index->generation_of(vm), {}},
-           states->make(vm, {}));
-  }
+  std::vector<std::byte> body;
+  format::append_body(body, list);
+  std::vector<std::byte> out;
+  format::append_record(out, {format::RecordType::segment_list, 0, {}, {}, {}}, body);
+  out.resize(out.size() + format::alignment_gap(out.size()));
+  format::append_bytes(out, states->records(vms));
   return out;
 }
 
@@ -104,6 +97,7 @@ Status settle(Recovery& recovery, io::FileSystem& files) {
   // What a killed process wrote may be in the page cache alone; truncating syncs as well.
   const std::uint64_t end = recovery.tail->offset.value;
   VMSHADOW_TRY(file->truncate(end));
+  if (recovery.tail_is_damaged) return {};
   const std::vector<std::byte> bytes =
       format::encode_segment_end(id, end, recovery.tail_skeleton, *recovery.tail);
   const ByteSpan piece = bytes;

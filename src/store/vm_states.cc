@@ -16,6 +16,24 @@ RetentionPolicy VmStates::policy_of(const VmId& vm) const {
   return index_.settings_of(vm).policy.value_or(store_policy_);
 }
 
+std::vector<VmId> VmStates::vms() const {
+  std::vector<VmId> vms = index_.ids();
+  std::erase_if(vms, [&](const VmId& vm) { return !index_.is_named(vm); });
+  return vms;
+}
+
+std::vector<std::byte> VmStates::records(const std::vector<VmId>& vms) const {
+  std::vector<std::byte> out;
+  for (const VmId& vm : vms) {
+    std::vector<std::byte> body;
+    format::append_body(body, make(vm, {}));
+    format::append_record(out, {format::RecordType::vm_state, 0, vm, index_.generation_of(vm), {}},
+                          body);
+    out.resize(out.size() + format::alignment_gap(out.size()));
+  }
+  return out;
+}
+
 format::VmState VmStates::make(const VmId& vm, const format::JournalPosition& durable) const {
   const std::lock_guard lock(mutex_);
   const VmSettings settings = index_.settings_of(vm);

@@ -27,6 +27,11 @@ class VmStates {
   void end_drop(const VmId& vm);
 
   [[nodiscard]] format::VmState make(const VmId& vm, const format::JournalPosition& durable) const;
+  /// The VMs of which states can be written: those whose name is known.
+  [[nodiscard]] std::vector<VmId> vms() const;
+  /// A vm_state record of each of them, whole and aligned.
+  [[nodiscard]] std::vector<std::byte> records(const std::vector<VmId>& vms) const;
+  [[nodiscard]] std::vector<std::byte> records() const { return records(vms()); }
   [[nodiscard]] RetentionPolicy policy_of(const VmId& vm) const;
 
  private:

@@ -33,7 +33,8 @@ class Workload {
 
   void run(test::FaultyDisk& disk) {
     for (int round = 0; round < 2; ++round) {
-      auto store = Store::open(dir_, system_clock(), [&] { return disk.file_system(); }, small_options());
+      auto store = Store::open(
+          dir_, system_clock(), [&] { return disk.file_system(); }, small_options());
       if (!store) {
         errors.push_back(store.error());
         continue;
@@ -129,8 +130,8 @@ TEST_F(StoreCrashTest, PowerCutAtEveryOperation) {
       workload.run(disk);
       disk.crash(n * 100 + seed);
 
-      auto store =
-          Store::open(temp.file("store"), system_clock(), [&] { return disk.file_system(); }, small_options());
+      auto store = Store::open(
+          temp.file("store"), system_clock(), [&] { return disk.file_system(); }, small_options());
       ASSERT_TRUE(store) << store.error().message;
       EXPECT_TRUE((*store)->damage().empty()) << (*store)->damage()[0].text();
       ASSERT_EQ(workload.model.check(*(*store)->reader()), "");
@@ -163,8 +164,8 @@ TEST_F(StoreCrashTest, WriteErrorAtEveryOperationPoisons) {
     // Commits share syncs as their threads happen to meet, so a run may need fewer operations than
     // were counted: the fault must not hit the recovery instead.
     disk.clear_faults();
-    const auto store =
-        Store::open(temp.file("store"), system_clock(), [&] { return disk.file_system(); }, small_options());
+    const auto store = Store::open(
+        temp.file("store"), system_clock(), [&] { return disk.file_system(); }, small_options());
     ASSERT_TRUE(store) << store.error().message;
     EXPECT_TRUE((*store)->damage().empty()) << (*store)->damage()[0].text();
     ASSERT_EQ(workload.model.check(*(*store)->reader()), "");

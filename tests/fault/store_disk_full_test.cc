@@ -28,7 +28,8 @@ std::vector<EpochMaker::PageWrite> many_pages(std::uint64_t count, std::uint64_t
 class StoreDiskFullTest : public testing::Test {
  protected:
   std::unique_ptr<Store> open(StoreOptions options = {}) {
-    auto store = Store::open(dir_, system_clock(), [&] { return disk_.file_system(); }, options);
+    auto store = Store::open(
+        dir_, system_clock(), [&] { return disk_.file_system(); }, options);
     EXPECT_TRUE(store) << store.error().message;
     return std::move(*store);
   }

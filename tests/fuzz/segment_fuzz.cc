@@ -15,6 +15,7 @@
 #include "base/assert.h"
 #include "format/journal.h"
 #include "store/recovery.h"
+#include "store/segment_skeleton.h"
 
 namespace {
 
@@ -48,10 +49,14 @@ std::vector<std::byte> cook(ByteSpan recipe) {
 void recover_all(ByteSpan segment, bool is_last) {
   store::Recovery recovery;
   recovery.index = std::make_shared<store::JournalIndex>();
-  store::IndexBuilder builder(*recovery.index);
+  store::EpochAssembler assembler;
+  store::IndexBuilder builder(*recovery.index, assembler);
   const store::MemorySource source(segment);
+  builder.begin_segment(SegmentId{1});
   store::recover_segment(SegmentId{1}, source, is_last, {}, recovery, builder);
-  for (const store::Damage& damage : builder.finish()) {
+  builder.finish();
+  assembler.assemble(*recovery.index, builder.damage());
+  for (const store::Damage& damage : builder.damage()) {
     VMSHADOW_ASSERT(!damage.text().empty());
   }
   VMSHADOW_ASSERT(is_last || !recovery.torn_tail);
@@ -65,6 +70,31 @@ void recover_all(ByteSpan segment, bool is_last) {
   }
 }
 
+/// The same bytes as an archive: by its skeleton if it has one, and record by record.
+void read_archive(ByteSpan segment) {
+  const store::MemorySource source(segment);
+  store::EpochAssembler assembler;
+  const auto add = [&](std::uint64_t offset, const format::RecordPrefix& prefix, ByteSpan front) {
+    if (!store::EpochAssembler::takes(prefix.head.type)) return;
+    const format::JournalPosition at{SegmentId{2}, SegmentOffset{offset}};
+    if (!assembler.add_archived(at, prefix, front)) {
+      assembler.add_archived_damage({at, 0, "malformed", {}, {}}, prefix);
+    }
+  };
+  (void)store::visit_skeleton(source, SegmentId{2}, add);
+  store::SegmentScanner scanner(source, format::kSegmentHeadBytes);
+  while (true) {
+    const store::ScanItem item = scanner.next();
+    if (std::holds_alternative<store::EndOfSegment>(item)) break;
+    if (const auto* record = std::get_if<store::GoodRecord>(&item)) {
+      add(record->offset, record->prefix, record->body);
+    }
+  }
+  store::JournalIndex index;
+  std::vector<store::Damage> damage;
+  assembler.assemble(index, damage);
+}
+
 }  // namespace
 
 extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size) {
@@ -74,5 +104,6 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
   const ByteSpan segment = data[0] % 2 == 1 ? ByteSpan(cooked) : input;
   recover_all(segment, true);
   recover_all(segment, false);
+  read_archive(segment);
   return 0;
 }
