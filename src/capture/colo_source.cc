@@ -14,6 +14,7 @@
 #include "capture/colo_probe.h"
 #include "capture/first_pass_limit.h"
 #include "capture/machine_recorder.h"
+#include "capture/migration_settings.h"
 #include "capture/release_vm.h"
 #include "qmp/commands.h"
 
@@ -24,8 +25,6 @@ using Event = MigrationStream::Event;
 using std::chrono::microseconds;
 using std::chrono::milliseconds;
 
-// Any value would do, and this one says that the cadence is ours (uint32 milliseconds, 49 days).
-constexpr std::uint64_t kCheckpointDelayMs = 4294967295;
 constexpr const char* kSocketName = "vmshadow";
 constexpr milliseconds kRequestRetry{500};
 

@@ -12,8 +12,6 @@ namespace {
 
 // "As fast as it goes", in bytes per second; QEMU rejects values near 2^64.
 constexpr std::uint64_t kBandwidthUnlimited = std::uint64_t{1} << 50;
-// The largest delay QEMU takes (uint32 milliseconds, 49 days): the cadence is ours.
-constexpr std::uint64_t kCheckpointDelayMs = 4294967295;
 
 constexpr const char* kParameters[] = {"max-bandwidth", "x-checkpoint-delay", "downtime-limit"};
 

@@ -2,6 +2,7 @@
 // itself, or by the guard after the capture's death.
 #pragma once
 
+#include <cstdint>
 #include <map>
 #include <string>
 
@@ -10,6 +11,9 @@
 #include "qmp/session.h"
 
 namespace vmshadow::capture {
+
+/// The largest delay QEMU takes (uint32 milliseconds, 49 days): the cadence is ours.
+constexpr std::uint64_t kCheckpointDelayMs = 4294967295;
 
 class MigrationSettings {
  public:

@@ -11,7 +11,7 @@ using format::RecordType;
 
 namespace {
 /// A gap in the epoch numbers names at most this many epochs one by one.
-constexpr std::uint64_t kLostEpochsNamedMax = 1024;
+constexpr std::uint64_t kLostEpochsListedMax = 1024;
 
 JournalPosition behind_end(JournalPosition end) {
   constexpr std::uint64_t bytes = format::kRecordPrefixBytes + sizeof(format::EpochEndBytes);
@@ -238,7 +238,7 @@ void IndexBuilder::commit_open(const VmId& id, Vm& vm, JournalPosition at,
     return;
   }
   for (std::uint64_t lost = vm.last ? vm.last->value + 1 : open.epoch.value;
-       lost < open.epoch.value && open.epoch.value - lost <= kLostEpochsNamedMax; ++lost) {
+       lost < open.epoch.value && open.epoch.value - lost <= kLostEpochsListedMax; ++lost) {
     index_.add_lost(id, Epoch{lost},
                     blame(id, vm, Epoch{lost}, at,
                           fmt::format("epoch {} is missing before this commit", lost)));
