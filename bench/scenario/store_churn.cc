@@ -10,7 +10,7 @@
 
 #include "scenario/store_adapter.h"
 #include "scenario/store_parts.h"
-#include "support/bench_clock.h"
+#include "support/manual_clock.h"
 #include "support/host.h"
 #include "support/made_epochs.h"
 #include "support/stopwatch.h"
@@ -99,7 +99,7 @@ class Churn {
   const ChurnSizes& sizes_;
   const std::string directory_;
   const Progress& progress_;
-  ManualClock clock_{kStart};
+  test::ManualClock clock_{kStart};
   std::mt19937_64 random_{6};
   const GroupPool pool_{GroupPool::Fill::realistic, kPoolGroups, 6};
   const MachineDescription machine_ = machine_with_pages(sizes_.vm_pages);

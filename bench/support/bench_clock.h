@@ -1,25 +1,9 @@
-// Clocks that a benchmark sets: time that stands, and time that runs faster.
+// A clock on which time runs faster. (For one that stands: tests/support/manual_clock.h.)
 #pragma once
-
-#include <atomic>
-#include <chrono>
 
 #include <vmshadow/clock.h>
 
 namespace vmshadow::bench {
-
-/// Stands until it is advanced. Safe from any thread.
-class ManualClock final : public Clock {
- public:
-  explicit ManualClock(WallTime start) : start_(start) {}
-  [[nodiscard]] MonotonicTime monotonic() const override { return MonotonicTime{passed_ns_}; }
-  [[nodiscard]] WallTime wall() const override { return WallTime{start_.ns + passed_ns_}; }
-  void advance(std::chrono::nanoseconds by) { passed_ns_ += by.count(); }
-
- private:
-  const WallTime start_;
-  std::atomic<std::int64_t> passed_ns_{0};
-};
 
 /// The wall clock `speed` times as fast as the machine's; monotonic time as it is.
 class FastClock final : public Clock {

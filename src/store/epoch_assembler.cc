@@ -87,6 +87,10 @@ Status EpochAssembler::add_archived(format::JournalPosition at, const format::Re
 void EpochAssembler::add_archived_damage(const Damage& damage, const format::RecordPrefix& prefix) {
   const format::RecordHead& head = prefix.head;
   Fragment& to = vms_[head.vm].fragments[{head.generation, head.epoch}];
+  if (head.type == RecordType::archived_epoch) {
+    to.numbers.emplace();  // it was a kept epoch, whatever its numbers
+    to.places.home = damage.at.segment;
+  }
   if (head.type == RecordType::device_state || head.type == RecordType::archived_epoch) {
     to.own_damage = damage;
   } else {
@@ -144,6 +148,18 @@ std::shared_ptr<EpochIndex> join(const std::shared_ptr<EpochIndex>& front,
 
 }  // namespace
 
+std::optional<Epoch> EpochAssembler::first_kept(const Vm& vm, Epoch from, Epoch before) {
+  if (!vm.state) return from < before ? std::optional(from) : std::nullopt;
+  const auto& kept = vm.state->kept;
+  const auto range = std::lower_bound(kept.begin(), kept.end(), from,
+                                      [](const auto& r, Epoch e) { return r.last < e; });
+  if (range != kept.end() && std::max(range->first, from) < before) {
+    return std::max(range->first, from);
+  }
+  const Epoch unsaid = std::max(vm.state->next_epoch, from);
+  return unsaid < before ? std::optional(unsaid) : std::nullopt;
+}
+
 void EpochAssembler::assemble_vm(const VmId& id, Vm& vm, JournalIndex& index,
                                  std::vector<Damage>& damage) {
   if (vm.state) {
@@ -170,11 +186,13 @@ void EpochAssembler::assemble_vm(const VmId& id, Vm& vm, JournalIndex& index,
   std::map<Epoch, EpochIndexPtr> kept;
   std::vector<EpochIndexPtr> pending;  // labels of this generation that wait for a kept epoch
   std::optional<Epoch> previous;       // the kept epoch before, of this generation
+  Epoch first_label;                   // of this generation
   MachinePtr machine;
   Generation generation;
   for (auto& [label, parts] : labels) {
     if (label.first != generation) {
       generation = label.first;
+      first_label = label.second;
       pending.clear();
       previous.reset();
       machine = nullptr;
@@ -191,15 +209,22 @@ void EpochAssembler::assemble_vm(const VmId& id, Vm& vm, JournalIndex& index,
     }
     if (epoch->machine != nullptr) machine = epoch->machine;
     epoch->machine = machine;
+    // All that must be there since the kept epoch before, or since the generation's first label.
+    const Epoch since = previous ? previous->next() : first_label;
+    if (!parts->info.full && !epoch->base_damage) {
+      epoch->base_damage = index.lost_between(id, since, label.second);
+    }
     if (epoch->info.full || epoch->places.machine) {
       epoch->info.full = true;
       epoch->previous.reset();
+    } else if (const auto missing = first_kept(vm, since, label.second)) {
+      epoch->previous = missing;  // is not there: chain() says so
     } else if (previous) {
       epoch->previous = previous;
     } else if (label.second.value > 0) {
-      epoch->previous = Epoch{label.second.value - 1};  // is not there: chain() says so
+      epoch->previous = Epoch{label.second.value - 1};  // likewise
     }
-    if (epoch->machine == nullptr && !epoch->base_damage) {
+    if (epoch->machine == nullptr && !previous && !epoch->base_damage) {
       epoch->base_damage = Damage{{epoch->places.home, SegmentOffset{0}},
                                   0,
                                   "the machine record it builds on is missing",

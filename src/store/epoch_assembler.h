@@ -62,6 +62,8 @@ class EpochAssembler {
   };
   [[nodiscard]] static std::shared_ptr<EpochIndex> from_fragment(Generation generation, Epoch epoch,
                                                                  Fragment& fragment);
+  /// The first epoch of [from, before) that is to be kept; nullopt if none is.
+  [[nodiscard]] static std::optional<Epoch> first_kept(const Vm& vm, Epoch from, Epoch before);
   void assemble_vm(const VmId& id, Vm& vm, JournalIndex& index, std::vector<Damage>& damage);
 
   std::map<VmId, Vm> vms_;

@@ -29,6 +29,15 @@ bool JournalIndex::add_lost(const VmId& id, Epoch epoch, const Damage& damage) {
   return vms_[id].lost.emplace(epoch, damage).second;
 }
 
+std::optional<Damage> JournalIndex::lost_between(const VmId& id, Epoch from, Epoch before) const {
+  const std::shared_lock lock(mutex_);
+  const auto vm = vms_.find(id);
+  if (vm == vms_.end()) return std::nullopt;
+  const auto lost = vm->second.lost.lower_bound(from);
+  if (lost == vm->second.lost.end() || lost->first >= before) return std::nullopt;
+  return lost->second;
+}
+
 void JournalIndex::set_settings(const VmId& id, VmSettings settings) {
   const std::unique_lock lock(mutex_);
   vms_[id].settings = std::move(settings);
@@ -143,13 +152,11 @@ bool has_record(const std::vector<RecordPlace>& list, const RecordPlace& place) 
 std::vector<Epoch> JournalIndex::epochs_needing(const VmId& id, const RecordPlace& place) const {
   std::vector<Epoch> needing;
   std::vector<format::PageKey> pages;  // that are still the newest state
-  bool inherited = false;              // a machine or zero pages of it
   Generation generation;
   for (const EpochIndexPtr& epoch : epochs(id)) {
     if (epoch->info.generation != generation) {
       generation = epoch->info.generation;
       pages.clear();
-      inherited = false;
     }
     std::erase_if(pages, [&](const format::PageKey& key) {
       return epoch->pages.find(key).kind != PageLookup::Kind::absent;
@@ -163,10 +170,9 @@ std::vector<Epoch> JournalIndex::epochs_needing(const VmId& id, const RecordPlac
         if (epoch->pages.slot_at(i).group == index) pages.push_back(epoch->pages.key_at(i));
       }
     }
-    const auto& machine = epoch->places.machine;
-    inherited = inherited || (machine && same_record(*machine, place));
-    const bool own = has_record(epoch->places.device, place);
-    if (own || inherited || !pages.empty()) needing.push_back(epoch->info.epoch);
+    if (has_record(epoch->places.device, place) || !pages.empty()) {
+      needing.push_back(epoch->info.epoch);
+    }
   }
   return needing;
 }

@@ -38,6 +38,8 @@ class JournalIndex {
   void add_epoch(const VmId& vm, EpochIndexPtr epoch);
   /// An epoch that must have been committed, but of which nothing is left. False: known already.
   bool add_lost(const VmId& vm, Epoch epoch, const Damage& damage);
+  /// The damage of the first epoch of [from, before) that was lost.
+  [[nodiscard]] std::optional<Damage> lost_between(const VmId& vm, Epoch from, Epoch before) const;
   void set_settings(const VmId& vm, VmSettings settings);
   /// Puts other EpochIndexes in the place of some, or (null) takes them out. All must be there.
   void replace_epochs(const VmId& vm, const std::map<Epoch, EpochIndexPtr>& changes);
@@ -61,7 +63,7 @@ class JournalIndex {
   [[nodiscard]] Result<std::vector<EpochIndexPtr>> chain(const std::string& vm_name,
                                                          Epoch epoch) const;
 
-  /// The kept epochs whose image has a page from, or that otherwise need, the record at `place`.
+  /// The kept epochs whose image has pages or device state from the record at `place`.
   [[nodiscard]] std::vector<Epoch> epochs_needing(const VmId& id, const RecordPlace& place) const;
 
   struct Totals {

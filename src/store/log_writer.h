@@ -197,7 +197,7 @@ class LogWriter {
   format::SkeletonWriter::Mark durable_skeleton_;  ///< what of it is durable
   std::vector<EpochInLogPtr> unsynced_;            ///< epochs with pieces behind durable_
   std::uint64_t run_end_ = 0;                      ///< of the run being written, its pad included
-  std::uint64_t opening_end_ = 0;        ///< of the open segment's opening
+  std::uint64_t opening_end_ = 0;                  ///< of the open segment's opening
   std::uint64_t reserved_end_ = 0;  ///< up to here space was asked for in the open segment
   std::vector<std::byte> pad_;
 

@@ -58,6 +58,12 @@ std::vector<format::ZeroRun> PageTable::zero_run_list() const {
   return runs;
 }
 
+std::uint64_t PageTable::page_count() const {
+  std::uint64_t count = keys_.size();
+  for (const PageRun& run : zero_runs_) count += run.count;
+  return count;
+}
+
 std::size_t PageTable::memory_bytes() const {
   return keys_.capacity() * sizeof keys_[0] + groups_.capacity() * sizeof groups_[0] +
          zero_runs_.capacity() * sizeof zero_runs_[0];

@@ -40,6 +40,8 @@ class PageTable {
 
   [[nodiscard]] PageLookup find(format::PageKey key) const;
   [[nodiscard]] std::size_t data_pages() const { return keys_.size(); }
+  /// Data and zero pages.
+  [[nodiscard]] std::uint64_t page_count() const;
   [[nodiscard]] std::size_t memory_bytes() const;
   [[nodiscard]] std::span<const PageRun> zero_runs() const { return zero_runs_; }
   /// The same as records have them.

@@ -144,7 +144,7 @@ void recover_segment(SegmentId segment, const ByteSource& source, bool is_last,
     builder.add_bad(segment, region);
   }
   if (!is_last) return;
-  if (!opening.complete()) {
+  if (!opening.complete() && (!ahead || ahead->durable == 0)) {
     recovery.torn_segment = segment;
     return;
   }
@@ -224,8 +224,9 @@ class Recoverer {
   void read_archive(OpenSegment& segment);
   bool belongs(const OpenSegment& archive);
   void note_missing();
-  /// Reads a segment that is full: by its skeleton, or all of it if hooks_.check is set.
-  bool read_sealed(const OpenSegment& segment, const RecordSink& sink);
+  /// Reads a segment that is full: by its skeleton, or all of it if hooks_.check is set. False: it
+  /// is not, or its end `may_be_torn` and is.
+  bool read_sealed(const OpenSegment& segment, bool may_be_torn, const RecordSink& sink);
   void scan(const OpenSegment& segment, const SkeletonOutcome& skeleton, const RecordSink& sink);
   void advance(const OpenSegment& segment);
   Damage& note(SegmentId segment, std::uint64_t offset, std::uint64_t bytes, std::string what) {
@@ -270,7 +271,7 @@ void Recoverer::advance(const OpenSegment& segment) {
   if (hooks_.progress) hooks_.progress(recovery_.progress);
 }
 
-bool Recoverer::read_sealed(const OpenSegment& segment, const RecordSink& sink) {
+bool Recoverer::read_sealed(const OpenSegment& segment, bool may_be_torn, const RecordSink& sink) {
   const SegmentId id = segment.where.id;
   const auto visit = [&](std::uint64_t offset, const format::RecordPrefix& prefix, ByteSpan front) {
     ++recovery_.records;
@@ -278,7 +279,7 @@ bool Recoverer::read_sealed(const OpenSegment& segment, const RecordSink& sink) 
   };
   SkeletonOutcome outcome =
       visit_skeleton(segment.source, id, hooks_.check ? RecordVisitor([](auto...) {}) : visit);
-  if (!outcome.sealed) return false;
+  if (!outcome.sealed || (may_be_torn && !outcome.visited)) return false;
   if (!outcome.visited) {
     note(id, outcome.seal.skeleton_offset, 0, fmt::format("its skeleton: {}", outcome.trouble));
   }
@@ -359,7 +360,7 @@ void Recoverer::read_journal() {
     const RecordSink sink{[&](JournalPosition at, const format::RecordPrefix& prefix,
                               ByteSpan front) { builder_.add(at, prefix, front); },
                           [&](const BadRegion& region) { builder_.add_bad(id, region); }};
-    const bool sealed = read_sealed(segment, sink);
+    const bool sealed = read_sealed(segment, is_last, sink);
     if (!sealed) recover_segment(id, segment.source, is_last, hooks_, recovery_, builder_);
     if (recovery_.torn_segment) break;
     recovery_.catalog->add(
@@ -373,21 +374,22 @@ void Recoverer::read_journal() {
 /// was not written yet. In the second case all that it was made from is still there.
 bool Recoverer::belongs(const OpenSegment& archive) {
   if (builder_.expected().contains(archive.where.id)) return true;
-  SegmentScanner scanner(archive.source, format::kSegmentHeadBytes);
-  const ScanItem first = scanner.next();
-  const auto* record = std::get_if<GoodRecord>(&first);
-  // What does not say what it was made from may be all that is left of it; an archive that was
-  // never finished has no seal.
-  const bool whole = visit_skeleton(archive.source, archive.where.id, [](auto...) {}).sealed;
-  if (record == nullptr || record->prefix.head.type != RecordType::replace) return whole;
-  const auto replace = format::decode_replace(record->body);
-  if (!replace) return whole;
   const auto present = [&](SegmentId id) {
     const auto is = [&](const OpenSegment& segment) { return segment.where.id == id; };
     return excluded_.contains(id) || std::any_of(journal_.begin(), journal_.end(), is) ||
            std::any_of(archives_.begin(), archives_.end(), is);
   };
-  return !std::all_of(replace->removed.begin(), replace->removed.end(), present);
+  SegmentScanner scanner(archive.source, format::kSegmentHeadBytes);
+  const ScanItem first = scanner.next();
+  const auto* record = std::get_if<GoodRecord>(&first);
+  if (record != nullptr && record->prefix.head.type == RecordType::replace) {
+    if (const auto replace = format::decode_replace(record->body)) {
+      return !std::all_of(replace->removed.begin(), replace->removed.end(), present);
+    }
+  }
+  // It does not say: it may be all that is left of what is missing.
+  return !std::all_of(builder_.expected().begin(), builder_.expected().end(),
+                      [&](const auto& entry) { return present(entry.first); });
 }
 
 void Recoverer::read_archive(OpenSegment& segment) {
@@ -421,7 +423,7 @@ void Recoverer::read_archive(OpenSegment& segment) {
     }
   };
   const RecordSink sink{add, add_bad};
-  if (!read_sealed(segment, sink)) {
+  if (!read_sealed(segment, false, sink)) {
     // An archive is sealed before it counts: the seal is what is damaged.
     note(id, segment.source.bytes(), 0, "its seal is damaged");
     scan(segment, {}, sink);

@@ -105,6 +105,13 @@ Result<CommitReceipt> Session::finish(ByteSpan end_record) {
     return refused({Errc::protocol, "the first epoch of a generation must be full"});
   }
 
+  PageTable pages = tally.take_pages();
+  if (tally.full() && pages.page_count() != tally.machine()->layout.total_bytes() / kPageBytes) {
+    return refused(
+        {Errc::protocol,
+         fmt::format("a full epoch must hold every page, but it holds {} of {}", pages.page_count(),
+                     tally.machine()->layout.total_bytes() / kPageBytes)});
+  }
   open_->piece.add(end_record, {});
   auto committed = ground_.log.commit(open_->in_log, std::move(open_->piece), tally.chain());
   if (!committed) return refused(std::move(committed).error());
@@ -113,7 +120,7 @@ Result<CommitReceipt> Session::finish(ByteSpan end_record) {
   epoch->info =
       make_epoch_info(next_epoch_, generation_, tally, &*summary, committed->recorded_wall);
   epoch->machine = machine_ = tally.machine();
-  epoch->pages = tally.take_pages();
+  epoch->pages = std::move(pages);
   epoch->places = std::move(open_->in_log->places);
   epoch->places.groups.shrink_to_fit();
   // What is not full adds to the epoch before: the first of a session is full.

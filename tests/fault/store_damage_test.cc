@@ -11,6 +11,7 @@
 #include <fstream>
 
 #include "base/hash.h"
+#include "format/journal.h"
 #include "io/file.h"
 #include "store/reader.h"
 #include "store/segment_scanner.h"
@@ -88,6 +89,83 @@ class StoreDamageTest : public testing::Test {
     file.put(c);
   }
 
+  /// As a killed writer leaves it: the last segment without skeleton and seal. Returns up to where
+  /// its records say that they were durable.
+  std::uint64_t unseal() {
+    const PlacedRecord& seal = records_.back();
+    EXPECT_EQ(seal.prefix.head.type, RecordType::seal);
+    std::uint64_t end = 0;
+    std::uint64_t durable = 0;
+    std::vector<PlacedRecord> kept;
+    for (const PlacedRecord& record : records_) {
+      if (record.segment == seal.segment && record.prefix.head.type == RecordType::skeleton) break;
+      kept.push_back(record);
+      end = record.end;
+      if (record.prefix.head.type != RecordType::commit) continue;
+      std::vector<std::byte> body(record.prefix.body_bytes);
+      const auto fd = io::open_for_reading(path_of(record.segment));
+      EXPECT_TRUE(io::read_at(fd->get(), record.offset + format::kRecordPrefixBytes, body));
+      durable = format::decode_commit(body)->durable.offset.value;
+    }
+    std::filesystem::resize_file(path_of(seal.segment), end);
+    records_ = std::move(kept);
+    return durable;
+  }
+
+  static bool of_epoch(const PlacedRecord& record) {
+    const RecordType type = record.prefix.head.type;
+    return format::is_epoch_record(type) || type == RecordType::commit;
+  }
+
+  void expect_verify_names(const PlacedRecord& record, const VerifyReport& report) {
+    if (record.prefix.head.type == RecordType::pad) {
+      EXPECT_TRUE(report.torn_tail || !report.damage.empty());
+      return;
+    }
+    if (report.damage.empty()) {
+      EXPECT_TRUE(report.torn_tail);  // the end of a segment, which the next start writes again
+      EXPECT_FALSE(of_epoch(record));
+      return;
+    }
+    const Damage& damage = report.damage[0];
+    EXPECT_EQ(damage.at.segment, record.segment) << damage.text();
+    EXPECT_THAT(damage.text(), HasSubstr(segment_file_name(record.segment)));
+    if (!of_epoch(record)) return;
+    EXPECT_EQ(damage.at.offset.value, record.offset) << damage.text();
+    EXPECT_EQ(damage.epoch, record.prefix.head.epoch) << damage.text();
+    EXPECT_EQ(vm_id(damage.vm_name), record.prefix.head.vm) << damage.text();
+  }
+
+  /// In a sealed segment the skeleton says what a damaged record held: it costs those who would
+  /// read it, and verify lists exactly the others.
+  void expect_costs_its_readers(const PlacedRecord& record) {
+    const auto report = Verifier::run(dir_);
+    ASSERT_TRUE(report) << report.error().message;
+    expect_verify_names(record, *report);
+    const RecordType type = record.prefix.head.type;
+    const auto reader = Reader::open(dir_);
+    ASSERT_TRUE(reader) << reader.error().message;
+    for (const auto& [vm, images] : model_.acknowledged) {
+      const auto info = std::find_if(report->vms.begin(), report->vms.end(),
+                                     [&](const VmInfo& v) { return v.name == vm; });
+      ASSERT_NE(info, report->vms.end());
+      for (const auto& [epoch, model] : images) {
+        const auto image = (*reader)->open(vm, Epoch{epoch});
+        ASSERT_TRUE(image) << image.error().message;
+        const std::string trouble = test::compare(**image, model);
+        const bool listed =
+            std::any_of(info->epochs.begin(), info->epochs.end(),
+                        [&](const EpochInfo& e) { return e.epoch == Epoch{epoch}; });
+        EXPECT_EQ(trouble.empty(), listed) << vm << " epoch " << epoch << ": " << trouble;
+        if (trouble.empty()) continue;
+        EXPECT_TRUE(type == RecordType::page_group || type == RecordType::device_state) << trouble;
+        EXPECT_EQ(vm_id(vm), record.prefix.head.vm);
+        EXPECT_THAT(trouble, HasSubstr(segment_file_name(record.segment)));
+        EXPECT_THAT(trouble, HasSubstr(fmt::format("offset {}", record.offset)));
+      }
+    }
+  }
+
   /// The epochs that cannot be read without a record, if it alone is damaged.
   bool needs(std::uint64_t epoch, const PlacedRecord& record, bool prefix_is_damaged) const {
     const std::uint64_t damaged = record.prefix.head.epoch.value;
@@ -102,31 +180,18 @@ class StoreDamageTest : public testing::Test {
     return true;
   }
 
-  void expect_damage(const PlacedRecord& record, std::uint64_t offset) {
-    const RecordType type = record.prefix.head.type;
-    const bool of_epoch = format::is_epoch_record(type) || type == RecordType::commit;
+  /// Where nothing but the records themselves says what there is.
+  void expect_costs_what_builds_on_it(const PlacedRecord& record, std::uint64_t offset) {
     const auto report = Verifier::run(dir_);
     ASSERT_TRUE(report) << report.error().message;
-    if (type == RecordType::pad) {
-      EXPECT_TRUE(report->torn_tail || !report->damage.empty());
-    } else {
-      ASSERT_FALSE(report->damage.empty());
-      const Damage& damage = report->damage[0];
-      EXPECT_EQ(damage.at.segment, record.segment);
-      EXPECT_EQ(damage.at.offset.value, record.offset);
-      EXPECT_THAT(damage.text(), HasSubstr(segment_file_name(record.segment)));
-      if (of_epoch) {
-        EXPECT_EQ(damage.epoch, record.prefix.head.epoch) << damage.text();
-        EXPECT_EQ(vm_id(damage.vm_name), record.prefix.head.vm) << damage.text();
-      }
-    }
+    expect_verify_names(record, *report);
     const auto reader = Reader::open(dir_);
     ASSERT_TRUE(reader);
     const bool prefix_is_damaged = offset - record.offset < format::kRecordPrefixBytes;
     for (const auto& [vm, images] : model_.acknowledged) {
       for (const auto& [epoch, model] : images) {
         const auto image = (*reader)->open(vm, Epoch{epoch});
-        const bool costs = of_epoch && vm_id(vm) == record.prefix.head.vm &&
+        const bool costs = of_epoch(record) && vm_id(vm) == record.prefix.head.vm &&
                            needs(epoch, record, prefix_is_damaged);
         if (costs) {
           ASSERT_FALSE(image) << "epoch " << epoch << " of " << vm;
@@ -141,8 +206,10 @@ class StoreDamageTest : public testing::Test {
     }
   }
 
-  void flip_everywhere() {
+  template <class Expect>
+  void flip_everywhere(std::uint64_t end, const Expect& expect) {
     for (const PlacedRecord& record : records_) {
+      if (record.offset >= end) return;
       const std::uint64_t length = record.end - record.offset;
       const std::uint64_t stride = length > 1000 ? 499 : 13;
       for (std::uint64_t at = record.offset; at < record.end; at += stride) {
@@ -151,7 +218,7 @@ class StoreDamageTest : public testing::Test {
                      << static_cast<unsigned>(record.prefix.head.type) << " sequence "
                      << record.prefix.head.sequence << " at " << record.offset);
         flip(record.segment, at);
-        expect_damage(record, at);
+        expect(record, at);
         flip(record.segment, at);
         if (HasFailure()) return;
       }
@@ -168,16 +235,28 @@ class StoreDamageTest : public testing::Test {
   std::vector<PlacedRecord> records_;
 };
 
-TEST_F(StoreDamageTest, FlippedBitsInOneSegment) {
+TEST_F(StoreDamageTest, FlippedBitsInAnUnsealedSegment) {
   build(std::uint64_t{1} << 30);
   ASSERT_GT(records_.size(), 60u);
-  flip_everywhere();
+  const std::uint64_t durable = unseal();
+  flip_everywhere(durable, [this](const PlacedRecord& record, std::uint64_t at) {
+    expect_costs_what_builds_on_it(record, at);
+  });
+}
+
+TEST_F(StoreDamageTest, FlippedBitsInASealedSegment) {
+  build(std::uint64_t{1} << 30);
+  flip_everywhere(UINT64_MAX, [this](const PlacedRecord& record, std::uint64_t) {
+    expect_costs_its_readers(record);
+  });
 }
 
 TEST_F(StoreDamageTest, FlippedBitsInManySegments) {
   build(40'000);
   ASSERT_GT(records_.back().segment.value, 2u);
-  flip_everywhere();
+  flip_everywhere(UINT64_MAX, [this](const PlacedRecord& record, std::uint64_t) {
+    expect_costs_its_readers(record);
+  });
 }
 
 TEST_F(StoreDamageTest, ADamagedStoreIsOpenForWriting) {
@@ -187,7 +266,7 @@ TEST_F(StoreDamageTest, ADamagedStoreIsOpenForWriting) {
   });
   flip(victim->segment, victim->offset + 3000);
   auto store = open();
-  ASSERT_EQ(store->damage().size(), 1u);
+  EXPECT_TRUE(store->damage().empty()) << "who opens a store does not read all of it";
   auto session = store->open_session("web", "a");
   ASSERT_TRUE(session);
   EXPECT_EQ((*session)->next_epoch(), Epoch{6});
@@ -227,7 +306,7 @@ TEST_F(StoreDamageTest, AMissingSegmentIsNamed) {
   auto store = open();
   auto session = store->open_session("web", "a");
   ASSERT_TRUE(session);
-  EXPECT_GT((*session)->generation().value, 1000u);
+  EXPECT_GT((*session)->generation().value, 100u);
 }
 
 TEST_F(StoreDamageTest, ANewerProgramsRecordIsSkipped) {

@@ -81,10 +81,24 @@ MadeEpoch EpochMaker::make(Generation generation, Epoch epoch, bool full,
   Assembler out(made, {RecordType::machine, 0, vm_id(vm_name_), generation, epoch});
   std::vector<std::byte> body;
   if (full) {
-    image_.pages.clear();
     image_.machine = machine_;
     format::append_machine_body(body, machine_);
     out.add(RecordType::machine, body);
+    // Every page is zero at first; what is written then comes behind it.
+    image_.pages.clear();
+    std::vector<format::ZeroRun> runs;
+    for (std::uint16_t block = 0; block < machine_.layout.blocks.size(); ++block) {
+      const std::uint64_t pages = machine_.layout.blocks[block].pages();
+      runs.push_back({{BlockIndex{block}, PageNumber{0}}, pages});
+      for (std::uint64_t page = 0; page < pages; ++page) {
+        image_.pages[format::PageKey{BlockIndex{block}, PageNumber{page}}.packed()] = 0;
+      }
+      out.summary.stored_pages += pages;
+      out.summary.zero_pages += pages;
+    }
+    body.clear();
+    format::append_zero_pages_body(body, runs);
+    out.add(RecordType::zero_pages, body);
   }
   std::vector<PageWrite> group;
   const auto flush = [&] {
