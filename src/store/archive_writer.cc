@@ -58,7 +58,7 @@ Status ArchiveWriter::begin_segment() {
   const StoreDirectory& directory = catalog_.directory();
   const SegmentId id = catalog_.allocate();
   VMSHADOW_ASSIGN(file_, files_.create(directory.segment_path(tier, id)));
-  made_.push_back({id, tier, 0});
+  made_.push_back({id, tier, 0, 0});
   if (const auto reserved = file_->preallocate(segment_bytes_); !reserved) {
     spdlog::debug("an archive is written without space reserved: {}", reserved.error().message);
   }
@@ -106,6 +106,7 @@ Status ArchiveWriter::end_segment() {
   VMSHADOW_TRY(flush(true));
   VMSHADOW_TRY(file_->truncate(flushed_));  // gives back what was reserved
   made_.back().bytes = flushed_;
+  made_.back().record_bytes = end - format::kSegmentHeadBytes;
   file_.reset();
   return {};
 }

@@ -48,6 +48,7 @@ class ArchiveWriter {
     SegmentId id;
     TierIndex tier{};
     std::uint64_t bytes{};
+    std::uint64_t record_bytes{};  ///< of these, without head, skeleton and seal
   };
   /// The segments, once finish() was called.
   [[nodiscard]] const std::vector<Made>& segments() const { return made_; }

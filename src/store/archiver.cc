@@ -402,8 +402,8 @@ Result<ArchiveReport> Archiver::run(const std::vector<SegmentId>& sources,
   for (const ArchiveWriter::Made& segment : archives.segments()) {
     made.push_back(segment.id);
     replace.added.push_back({segment.id, segment.bytes, format::SegmentKind::archive});
-    ground_.catalog.add(segment.id,
-                        {format::SegmentKind::archive, segment.tier, segment.bytes, true, false});
+    ground_.catalog.add(segment.id, {format::SegmentKind::archive, segment.tier, segment.bytes,
+                                     true, false, segment.record_bytes});
   }
   LogWriter::Note note;
   note.head = {RecordType::replace, 0, {}, {}, {}};

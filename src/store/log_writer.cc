@@ -460,7 +460,7 @@ Status LogWriter::make_segment() {
     skeleton_ = {};
     add_to_skeleton(format::kSegmentHeadBytes, opening);
     durable_skeleton_ = skeleton_.mark();
-    catalog_.add(id, {format::SegmentKind::journal, tier_, tail_.offset.value, false, true});
+    catalog_.add(id, {format::SegmentKind::journal, tier_, tail_.offset.value, false, true, 0});
     written_bytes_ += tail_.offset.value;
     const std::lock_guard lock(mutex_);
     open_segment_ = id;

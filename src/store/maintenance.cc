@@ -262,8 +262,8 @@ Status Maintenance::compact() {
       if (facts.kind != format::SegmentKind::archive) continue;
       const auto found = totals.live_bytes.find(id);
       const std::uint64_t needed = found == totals.live_bytes.end() ? 0 : found->second;
-      archives.push_back({id, facts.bytes, needed});
-      stored += facts.bytes;
+      archives.push_back({id, facts.record_bytes, needed});
+      stored += facts.record_bytes;
       live += needed;
     }
     const auto share = [](const Candidate& c) {

@@ -226,7 +226,8 @@ class Recoverer {
   void note_missing();
   /// Reads a segment that is full: by its skeleton, or all of it if hooks_.check is set. False: it
   /// is not, or its end `may_be_torn` and is.
-  bool read_sealed(const OpenSegment& segment, bool may_be_torn, const RecordSink& sink);
+  std::optional<format::Seal> read_sealed(const OpenSegment& segment, bool may_be_torn,
+                                          const RecordSink& sink);
   void scan(const OpenSegment& segment, const SkeletonOutcome& skeleton, const RecordSink& sink);
   void advance(const OpenSegment& segment);
   Damage& note(SegmentId segment, std::uint64_t offset, std::uint64_t bytes, std::string what) {
@@ -271,7 +272,8 @@ void Recoverer::advance(const OpenSegment& segment) {
   if (hooks_.progress) hooks_.progress(recovery_.progress);
 }
 
-bool Recoverer::read_sealed(const OpenSegment& segment, bool may_be_torn, const RecordSink& sink) {
+std::optional<format::Seal> Recoverer::read_sealed(const OpenSegment& segment, bool may_be_torn,
+                                                   const RecordSink& sink) {
   const SegmentId id = segment.where.id;
   const auto visit = [&](std::uint64_t offset, const format::RecordPrefix& prefix, ByteSpan front) {
     ++recovery_.records;
@@ -279,12 +281,12 @@ bool Recoverer::read_sealed(const OpenSegment& segment, bool may_be_torn, const 
   };
   SkeletonOutcome outcome =
       visit_skeleton(segment.source, id, hooks_.check ? RecordVisitor([](auto...) {}) : visit);
-  if (!outcome.sealed || (may_be_torn && !outcome.visited)) return false;
+  if (!outcome.sealed || (may_be_torn && !outcome.visited)) return std::nullopt;
   if (!outcome.visited) {
     note(id, outcome.seal.skeleton_offset, 0, fmt::format("its skeleton: {}", outcome.trouble));
   }
   if (hooks_.check || !outcome.visited) scan(segment, outcome, sink);
-  return true;
+  return outcome.seal;
 }
 
 /// Reads every byte of a sealed segment. What the skeleton says of a damaged record goes to the
@@ -360,11 +362,11 @@ void Recoverer::read_journal() {
     const RecordSink sink{[&](JournalPosition at, const format::RecordPrefix& prefix,
                               ByteSpan front) { builder_.add(at, prefix, front); },
                           [&](const BadRegion& region) { builder_.add_bad(id, region); }};
-    const bool sealed = read_sealed(segment, is_last, sink);
+    const bool sealed = read_sealed(segment, is_last, sink).has_value();
     if (!sealed) recover_segment(id, segment.source, is_last, hooks_, recovery_, builder_);
     if (recovery_.torn_segment) break;
-    recovery_.catalog->add(
-        id, {format::SegmentKind::journal, segment.where.tier, segment.source.bytes(), sealed});
+    recovery_.catalog->add(id, {format::SegmentKind::journal, segment.where.tier,
+                                segment.source.bytes(), sealed, true, 0});
     advance(segment);
   }
   builder_.finish();
@@ -423,13 +425,19 @@ void Recoverer::read_archive(OpenSegment& segment) {
     }
   };
   const RecordSink sink{add, add_bad};
-  if (!read_sealed(segment, false, sink)) {
+  const auto seal = read_sealed(segment, false, sink);
+  if (!seal) {
     // An archive is sealed before it counts: the seal is what is damaged.
     note(id, segment.source.bytes(), 0, "its seal is damaged");
     scan(segment, {}, sink);
   }
-  recovery_.catalog->add(
-      id, {format::SegmentKind::archive, segment.where.tier, segment.source.bytes(), true});
+  SegmentFacts facts{
+      format::SegmentKind::archive, segment.where.tier, segment.source.bytes(), true, true,
+      segment.source.bytes()};
+  if (seal && seal->skeleton_offset > 0) {
+    facts.record_bytes = seal->skeleton_offset - format::kSegmentHeadBytes;
+  }
+  recovery_.catalog->add(id, facts);
   advance(segment);
 }
 

@@ -26,6 +26,8 @@ struct SegmentFacts {
   /// Part of the store. Not yet or no longer so: an archive whose replace record is not written, a
   /// segment that archives stand for and that is about to be removed.
   bool listed = true;
+  /// Of `bytes`, those of records; the rest is head, skeleton and seal. Of an archive.
+  std::uint64_t record_bytes{};
 };
 
 class SegmentCatalog {
