@@ -41,6 +41,7 @@ Result<RecordPlace> ArchiveWriter::append(ByteSpan record, std::size_t pages) {
   skeleton_.add(offset, record);
   format::append_bytes(buffer_, record);
   buffer_.resize(buffer_.size() + padded - record.size());
+  made_.back().record_bytes += padded;
   if (buffer_.size() >= kFlushBytes) VMSHADOW_TRY(flush(false));
   return RecordPlace::at({made_.back().id, SegmentOffset{offset}}, prefix.body_bytes.get(),
                          Epoch{prefix.epoch.get()}, pages);
@@ -106,7 +107,6 @@ Status ArchiveWriter::end_segment() {
   VMSHADOW_TRY(flush(true));
   VMSHADOW_TRY(file_->truncate(flushed_));  // gives back what was reserved
   made_.back().bytes = flushed_;
-  made_.back().record_bytes = end - format::kSegmentHeadBytes;
   file_.reset();
   return {};
 }

@@ -48,7 +48,7 @@ class ArchiveWriter {
     SegmentId id;
     TierIndex tier{};
     std::uint64_t bytes{};
-    std::uint64_t record_bytes{};  ///< of these, without head, skeleton and seal
+    std::uint64_t record_bytes{};  ///< of these, what was appended
   };
   /// The segments, once finish() was called.
   [[nodiscard]] const std::vector<Made>& segments() const { return made_; }

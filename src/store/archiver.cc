@@ -419,7 +419,9 @@ Result<ArchiveReport> Archiver::run(const std::vector<SegmentId>& sources,
   note.refused = [&] { list(false); };
   if (auto noted = ground_.log.note(std::move(note)); !noted) {
     for (const SegmentId id : made) ground_.catalog.remove(id);
-    archives.discard();
+    // Where the record may have reached the disk all the same, the next start sees to which of the
+    // two counts: both must be there.
+    if (noted.error().code == Errc::no_space) archives.discard();
     return fail(std::move(noted).error().with_context("archiving"));
   }
 

@@ -403,6 +403,11 @@ void LogWriter::add_to_skeleton(std::uint64_t offset, ByteSpan records) {
 }
 
 Status LogWriter::seal() {
+  // A seal vouches for what is before it.
+  if (durable_ != tail_) {
+    VMSHADOW_TRY(file_->write({}, tail_.offset.value, io::Durability::durable));
+    durable_ = tail_;
+  }
   const std::uint64_t end = tail_.offset.value;
   const std::vector<std::byte> bytes =
       format::encode_segment_end(tail_.segment, end, skeleton_, durable_);

@@ -248,6 +248,7 @@ Status Maintenance::drain() {
 }
 
 Status Maintenance::compact() {
+  std::uint64_t stored_before = UINT64_MAX;
   while (true) {
     struct Candidate {
       SegmentId id;
@@ -266,6 +267,7 @@ Status Maintenance::compact() {
       stored += facts.record_bytes;
       live += needed;
     }
+    const std::uint64_t stored_all = stored;
     const auto share = [](const Candidate& c) {
       return static_cast<double>(c.live) / static_cast<double>(std::max<std::uint64_t>(1, c.bytes));
     };
@@ -283,7 +285,10 @@ Status Maintenance::compact() {
       taken += archive.bytes;
       stored -= std::min(stored, archive.bytes - std::min(archive.bytes, archive.live));
     }
-    if (sources.empty()) return {};
+    // Each run must have been worth it: what cannot be made smaller is left alone until it is
+    // sparser.
+    if (sources.empty() || stored_all >= stored_before) return {};
+    stored_before = stored_all;
     VMSHADOW_TRY(archive(sources, placement()));
   }
 }

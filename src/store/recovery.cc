@@ -397,6 +397,7 @@ bool Recoverer::belongs(const OpenSegment& archive) {
 void Recoverer::read_archive(OpenSegment& segment) {
   const SegmentId id = segment.where.id;
   if (!segment.head_trouble.empty()) note(id, 0, format::kSegmentHeadBytes, segment.head_trouble);
+  std::uint64_t record_bytes = 0;
   const auto add = [&](JournalPosition at, const format::RecordPrefix& prefix, ByteSpan front) {
     if (prefix.head.type == RecordType::vm_state) {
       auto state = format::decode_vm_state(front);
@@ -406,6 +407,8 @@ void Recoverer::read_archive(OpenSegment& segment) {
       return;
     }
     if (!EpochAssembler::takes(prefix.head.type)) return;
+    const std::uint64_t bytes = format::kRecordPrefixBytes + prefix.body_bytes;
+    record_bytes += bytes + format::alignment_gap(bytes);
     if (const auto sound = assembler_.add_archived(at, prefix, front); !sound) {
       Damage& damage = note(id, at.offset.value, format::kRecordPrefixBytes + prefix.body_bytes,
                             sound.error().message);
@@ -434,9 +437,6 @@ void Recoverer::read_archive(OpenSegment& segment) {
   SegmentFacts facts{
       format::SegmentKind::archive, segment.where.tier, segment.source.bytes(), true, true,
       segment.source.bytes()};
-  if (seal && seal->skeleton_offset > 0) {
-    facts.record_bytes = seal->skeleton_offset - format::kSegmentHeadBytes;
-  }
   recovery_.catalog->add(id, facts);
   advance(segment);
 }

@@ -26,7 +26,7 @@ struct SegmentFacts {
   /// Part of the store. Not yet or no longer so: an archive whose replace record is not written, a
   /// segment that archives stand for and that is about to be removed.
   bool listed = true;
-  /// Of `bytes`, those of records; the rest is head, skeleton and seal. Of an archive.
+  /// Of an archive: of `bytes`, those of its VMs' records; the rest it needs for itself.
   std::uint64_t record_bytes{};
 };
 
