@@ -8,6 +8,7 @@
 #include <utility>
 #include <vector>
 
+#include "app/open_files.h"
 #include "app/replay_commands.h"
 
 namespace {
@@ -396,6 +397,7 @@ class Commands {
 }  // namespace
 
 int main(int argc, char** argv) {
+  app::allow_many_open_files();
   app::ReplayScope scope;
   CLI::App cli{kHelp, "shadow-replay"};
   cli.set_version_flag("--version", VMSHADOW_VERSION);

@@ -3,11 +3,15 @@
 #include <fmt/format.h>
 
 #include <memory>
+#include <string>
+#include <vector>
 
 #include "app/control_socket.h"
 #include "app/logging.h"
+#include "app/open_files.h"
 #include "app/stop_signal.h"
 #include "app/store_adapter.h"
+#include "app/tier_option.h"
 #include "io/append_file.h"
 #include "ship/receiver.h"
 #include "store/store.h"
@@ -25,6 +29,14 @@ acknowledges them. shadow-replay reads the same directory, also while this progr
 
   vmshadow-store --dir /var/lib/vmshadow --listen 192.0.2.7:7410
 
+It keeps every epoch of the last ten minutes, then one a minute for an hour, one an hour for a day and
+one a day for thirty days (--retention; shadow-replay sets it for a VM, and pins epochs). What is kept
+longer is moved out of the journal into archives. With two kinds of disks, name them all each time:
+
+  vmshadow-store --dir /var/lib/vmshadow --ssd /ssd/vmshadow:200G --hdd /hdd1/vmshadow --hdd /hdd2/vmshadow
+
+The journal and pages that are rewritten again and again stay on SSD; pages at rest go to HDD.
+
 The stream is the VMs' memory and is not encrypted yet: listen on a network you trust. Stop it with
 SIGINT or SIGTERM; what was acknowledged survives a crash of the program and of the machine.
 
@@ -38,9 +50,33 @@ struct StoreProgram {
   io::TcpAddress listen;
   io::FileBackend backend{};
   bool announce_port{};
+  store::StoreOptions options;
 
+  [[nodiscard]] Status set_store_options(const std::vector<std::string>& ssds,
+                                         const std::vector<std::string>& hdds,
+                                         const std::string& retention, std::uint64_t archive_mib);
   [[nodiscard]] Status run(const app::StopSignal& stop) const;
 };
+
+Status StoreProgram::set_store_options(const std::vector<std::string>& ssds,
+                                       const std::vector<std::string>& hdds,
+                                       const std::string& retention, std::uint64_t archive_mib) {
+  const auto add = [&](store::TierKind kind, const std::vector<std::string>& texts) -> Status {
+    for (const std::string& text : texts) {
+      VMSHADOW_ASSIGN(options.tiers.emplace_back(), app::parse_tier(kind, text));
+    }
+    return {};
+  };
+  VMSHADOW_TRY(add(store::TierKind::ssd, ssds));
+  VMSHADOW_TRY(add(store::TierKind::hdd, hdds));
+  if (!retention.empty()) {
+    auto policy = store::parse_policy(retention);
+    if (!policy) return fail(std::move(policy).error().with_context("--retention"));
+    options.retention = *policy;
+  }
+  options.maintenance.bytes_per_second = archive_mib << 20;
+  return {};
+}
 
 void report_recovery(const store::Store& opened, const std::string& directory) {
   if (const auto& tail = opened.torn_tail()) {
@@ -62,8 +98,10 @@ std::unique_ptr<app::ControlServer> serve_control(const std::string& directory,
 }
 
 Status StoreProgram::run(const app::StopSignal& stop) const {
-  VMSHADOW_ASSIGN(const auto opened,
-                  store::Store::open(directory, system_clock(), [this] { return io::make_file_system(backend); }));
+  VMSHADOW_ASSIGN(
+      const auto opened,
+      store::Store::open(
+          directory, system_clock(), [this] { return io::make_file_system(backend); }, options));
   report_recovery(*opened, directory);
   app::StoreAdapter control(*opened, directory);
   const auto control_server = serve_control(directory, control);
@@ -89,6 +127,10 @@ Status StoreProgram::run(const app::StopSignal& stop) const {
 int main(int argc, char** argv) {
   StoreProgram program;
   std::string listen = "127.0.0.1:7410";
+  std::vector<std::string> ssds;
+  std::vector<std::string> hdds;
+  std::string retention;
+  std::uint64_t archive_mib = 0;
   bool no_uring = false;
   bool verbose = false;
 
@@ -97,6 +139,16 @@ int main(int argc, char** argv) {
   cli.add_option("--dir", program.directory, "the store's directory; made if it does not exist")
       ->required();
   cli.add_option("--listen", listen, "HOST:PORT to listen on; port 0 picks one")
+      ->capture_default_str();
+  cli.add_option("--ssd", ssds,
+                 "PATH[:SIZE], a directory on fast disks and what segments may take of it; may be "
+                 "given several times");
+  cli.add_option("--hdd", hdds, "the same on slow disks");
+  cli.add_option("--retention", retention,
+                 "what to keep of VMs that have no policy of their own, such as "
+                 "window=10m,minutely=1h,hourly=1d,daily=30d (the default)");
+  cli.add_option("--archive-rate", archive_mib,
+                 "MiB per second that moving to archives may read and write; 0: no limit")
       ->capture_default_str();
   cli.add_flag("--print-port", program.announce_port, "print the port on stdout once listening");
   cli.add_flag("--no-io-uring", no_uring, "write with plain system calls");
@@ -112,6 +164,11 @@ int main(int argc, char** argv) {
     return kExitUsage;
   }
   program.listen = *address;
+  if (const auto parsed = program.set_store_options(ssds, hdds, retention, archive_mib); !parsed) {
+    fmt::print(stderr, "vmshadow-store: {}\n", parsed.error().message);
+    return kExitUsage;
+  }
+  app::allow_many_open_files();
   program.backend = no_uring ? io::FileBackend::syscalls : io::FileBackend::automatic;
 
   app::set_up_logging("vmshadow-store", verbose);

@@ -3,7 +3,10 @@
 #include <fmt/format.h>
 #include <fmt/ranges.h>
 
+#include <algorithm>
+#include <map>
 #include <set>
+#include <string_view>
 
 #include "store/journal_image.h"
 #include "store/recovery.h"
@@ -36,10 +39,40 @@ Result<std::unique_ptr<Reader>> Reader::open(const std::string& path) {
   }
 }
 
-Result<std::vector<VmInfo>> Reader::vms() const { return index_->vms(); }
+/// Says of each epoch on which kind of tier most of what it added lies; nothing in a store of one
+/// kind.
+void Reader::name_tiers(VmInfo& info) const {
+  const SegmentCatalog& catalog = segments_->catalog();
+  const auto& tiers = catalog.directory().tiers();
+  const auto other = [&](const TierDirectory& tier) { return tier.kind != tiers.front().kind; };
+  if (std::none_of(tiers.begin(), tiers.end(), other)) return;
+  const auto segments = catalog.all();
+  std::map<Epoch, std::string_view> names;
+  for (const EpochIndexPtr& epoch : index_->epochs(info.id)) {
+    std::map<TierKind, std::uint64_t> bytes;
+    for (const SegmentUse& use : epoch->uses) {
+      const auto found = segments.find(use.segment);
+      if (found != segments.end()) bytes[tiers[found->second.tier].kind] += use.live_bytes;
+    }
+    const bool on_hdd = bytes[TierKind::hdd] > bytes[TierKind::ssd];
+    names[epoch->info.epoch] = tier_kind_name(on_hdd ? TierKind::hdd : TierKind::ssd);
+  }
+  for (EpochInfo& epoch : info.epochs) {
+    if (const auto name = names.find(epoch.epoch); name != names.end()) epoch.tier = name->second;
+  }
+}
+
+Result<std::vector<VmInfo>> Reader::vms() const {
+  std::vector<VmInfo> infos = index_->vms();
+  for (VmInfo& info : infos) name_tiers(info);
+  return infos;
+}
 
 Result<VmInfo> Reader::vm(const std::string& name) const {
-  if (auto info = index_->vm(vm_id(name))) return *std::move(info);
+  if (auto info = index_->vm(vm_id(name))) {
+    name_tiers(*info);
+    return *std::move(info);
+  }
   std::vector<std::string> names;
   for (const VmInfo& info : index_->vms()) names.push_back(info.name);
   return fail(Errc::not_found, names.empty()
@@ -49,7 +82,7 @@ Result<VmInfo> Reader::vm(const std::string& name) const {
 }
 
 Result<std::unique_ptr<EpochImage>> Reader::open(const std::string& vm_name, Epoch epoch) const {
-  VMSHADOW_TRY(vm(vm_name));
+  if (!index_->vm(vm_id(vm_name))) VMSHADOW_TRY(vm(vm_name));
   for (int attempt = 1;; ++attempt) {
     VMSHADOW_ASSIGN(auto chain, index_->chain(vm_name, epoch));
     std::set<SegmentId> ids;

@@ -30,6 +30,7 @@ class Reader final : public ShadowReader {
   [[nodiscard]] const std::vector<Damage>& damage() const { return damage_; }
 
  private:
+  void name_tiers(VmInfo& info) const;
   std::shared_ptr<const JournalIndex> index_;
   std::shared_ptr<const SegmentFiles> segments_;
   std::vector<Damage> damage_;

@@ -22,6 +22,8 @@ class SegmentFiles {
   explicit SegmentFiles(std::shared_ptr<const SegmentCatalog> catalog)
       : catalog_(std::move(catalog)) {}
 
+  [[nodiscard]] const SegmentCatalog& catalog() const { return *catalog_; }
+
   /// Opened files stay readable, even once the store has archived and removed them.
   using Hold = std::vector<std::shared_ptr<const UniqueFd>>;
   /// Opens these segments and keeps them open as long as the hold lives. Errc::not_found if one is

@@ -145,11 +145,11 @@ TEST(StoreFaults, StoreOfANewerFormatIsLeftAlone) {
     text.assign(std::istreambuf_iterator<char>(file), {});
   }
   std::string newer = text;
-  const std::size_t version = newer.find(" 1\n");
+  const std::size_t version = newer.find(" 2\n");
   ASSERT_NE(version, std::string::npos) << text;
   newer.replace(version, 3, " 7\n");
   std::ofstream(identity) << newer;
-  const std::vector<std::string> words{"'" + identity + "'", "store version 7", "knows up to 1",
+  const std::vector<std::string> words{"'" + identity + "'", "store version 7", "this program knows 2",
                                        "use a newer vmshadow"};
   expect_store_refuses(run_store(directory), words);
   const Ran listed =
