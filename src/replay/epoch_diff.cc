@@ -11,7 +11,7 @@
 namespace vmshadow::replay {
 namespace {
 
-constexpr std::uint64_t kPagesPerReport = 1024;
+constexpr std::uint64_t kDiffPagesPerReport = 1024;
 /// Stands for a zero page; that a page's keyed hash is this has a chance of 2^-128.
 constexpr PageHash kZeroHash{};
 
@@ -89,7 +89,7 @@ class Comparison {
       }
       take(page, data == nullptr || is_zero(data) ? kZeroHash : hasher_.hash(data));
       ++visited_;
-      if (visited_ % kPagesPerReport == 0) return report(pages_done_ + visited_);
+      if (visited_ % kDiffPagesPerReport == 0) return report(pages_done_ + visited_);
       return {};
     });
   }
@@ -158,7 +158,7 @@ class Comparison {
       VMSHADOW_TRY(a_.read_page(*pair.a, PageNumber{page}, page_a));
       VMSHADOW_TRY(b_.read_page(*pair.b, PageNumber{page}, page_b));
       for (std::size_t i = 0; i < kPageBytes; ++i) bytes += page_a[i] != page_b[i] ? 1 : 0;
-      if (page % kPagesPerReport == 0) VMSHADOW_TRY(report(pages_done_));
+      if (page % kDiffPagesPerReport == 0) VMSHADOW_TRY(report(pages_done_));
     }
     block.bytes_differing = bytes;
     return {};
