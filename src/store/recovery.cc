@@ -163,13 +163,14 @@ struct OpenSegment {
   std::string head_trouble;  ///< empty: the head is good
 };
 
-/// A damaged head does not say what kind of segment it is; its first record does.
+/// A damaged head does not say what kind of segment it is; its first record does. What has neither is
+/// most likely a segment that was never finished: unless it is listed it does not count.
 format::SegmentKind guess_kind(const ByteSource& source) {
   SegmentScanner scanner(source, format::kSegmentHeadBytes);
   const ScanItem item = scanner.next();
   const auto* record = std::get_if<GoodRecord>(&item);
-  const bool archive = record != nullptr && record->prefix.head.type == RecordType::replace;
-  return archive ? format::SegmentKind::archive : format::SegmentKind::journal;
+  const bool journal = record != nullptr && record->prefix.head.type == RecordType::segment_list;
+  return journal ? format::SegmentKind::journal : format::SegmentKind::archive;
 }
 
 Status check_head(const StoreDirectory& directory, OpenSegment& segment) {
