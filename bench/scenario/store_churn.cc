@@ -10,9 +10,9 @@
 
 #include "scenario/store_adapter.h"
 #include "scenario/store_parts.h"
-#include "support/manual_clock.h"
 #include "support/host.h"
 #include "support/made_epochs.h"
+#include "support/manual_clock.h"
 #include "support/stopwatch.h"
 #include "support/version_history.h"
 

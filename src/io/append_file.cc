@@ -202,12 +202,12 @@ Result<std::unique_ptr<FileSystem>> make_file_system(FileBackend backend, Direct
 std::string features_text(FileSystem& files, const std::string& directory) {
   const FileFeatures features = files.features();
   const DirectSupport direct = files.direct_support(directory);
-  std::string text = !features.uring            ? "system calls"
-                     : features.fixed_buffers   ? "io_uring with fixed buffers"
-                                                : "io_uring";
-  text += direct.works ? fmt::format(", O_DIRECT in '{}'", directory)
-                       : fmt::format(", page cache in '{}' (O_DIRECT: {})", directory,
-                                     direct.why_not);
+  std::string text = !features.uring          ? "system calls"
+                     : features.fixed_buffers ? "io_uring with fixed buffers"
+                                              : "io_uring";
+  text += direct.works
+              ? fmt::format(", O_DIRECT in '{}'", directory)
+              : fmt::format(", page cache in '{}' (O_DIRECT: {})", directory, direct.why_not);
   return text;
 }
 

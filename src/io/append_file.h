@@ -5,9 +5,9 @@
 // cache where the directory allows it (io/direct_io.h), all others through it; callers see no
 // difference but the speed. Tests put a failing, tearing disk behind it.
 //
-// Threads: one thread at a time uses a FileSystem and the files it made, and the FileSystem outlives
-// them. Threads that write side by side (journal, archiver, scrubber) each make their own; two of
-// them may not have the same file open for writing.
+// Threads: one thread at a time uses a FileSystem and the files it made, and the FileSystem
+// outlives them. Threads that write side by side (journal, archiver, scrubber) each make their own;
+// two of them may not have the same file open for writing.
 #pragma once
 
 #include <cstdint>
@@ -32,8 +32,8 @@ class AppendFile {
   virtual ~AppendFile() = default;
   /// Writes `pieces` one after the other from `offset`, all of them, then makes the file durable if
   /// asked. After an error any part of them may have been written, and nothing is known durable
-  /// that was not before. Errc::no_space if the disk is full. The pieces may lie anywhere in memory;
-  /// those that are whole blocks at block addresses (io/aligned_buffer.h) are not copied.
+  /// that was not before. Errc::no_space if the disk is full. The pieces may lie anywhere in
+  /// memory; those that are whole blocks at block addresses (io/aligned_buffer.h) are not copied.
   [[nodiscard]] virtual Status write(std::span<const ByteSpan> pieces, std::uint64_t offset,
                                      Durability durability) = 0;
   /// Cuts the file to `bytes`, gives back what was reserved behind them and makes that durable.

@@ -2,7 +2,6 @@
 
 #include <liburing.h>
 #include <sys/uio.h>
-
 #include <unistd.h>
 
 #include <array>
@@ -193,8 +192,8 @@ namespace {
 
 /// The chunks of one direct write: fills, submits and reaps them.
 ///
-/// The sync behind them is a plain system call: a linked or drained one goes through a thread of the
-/// kernel's, which measured 5 to 10 % slower for a commit.
+/// The sync behind them is a plain system call: a linked or drained one goes through a thread of
+/// the kernel's, which measured 5 to 10 % slower for a commit.
 class DirectWrite {
  public:
   DirectWrite(Uring::Ring& ring, int fd, int buffered_fd, std::span<const ByteSpan> pieces,

@@ -163,8 +163,8 @@ struct OpenSegment {
   std::string head_trouble;  ///< empty: the head is good
 };
 
-/// A damaged head does not say what kind of segment it is; its first record does. What has neither is
-/// most likely a segment that was never finished: unless it is listed it does not count.
+/// A damaged head does not say what kind of segment it is; its first record does. What has neither
+/// is most likely a segment that was never finished: unless it is listed it does not count.
 format::SegmentKind guess_kind(const ByteSource& source) {
   SegmentScanner scanner(source, format::kSegmentHeadBytes);
   const ScanItem item = scanner.next();

@@ -63,7 +63,8 @@ class ExtremesE2e : public testing::Test {
     const TempDir directory;
     const auto store = StoreProgram::start(directory.file("store"));
     ASSERT_TRUE(store) << store.error().message;
-    // These guests write as fast as they can; on a loaded machine their pauses are no sign of a hang.
+    // These guests write as fast as they can; on a loaded machine their pauses are no sign of a
+    // hang.
     auto sidecar = SidecarProgram::start({"vm1",
                                           (*primary)->qmp_path(),
                                           store->address(),

@@ -138,8 +138,8 @@ TEST_F(ReplayFaults, DamagedPageGroupCostsOnlyTheEpochsThatNeedIt) {
   // Who reads all of an epoch that needs it is told, and gets nothing.
   const auto read_all = [&](std::uint64_t epoch) {
     const std::string out = folder.file("out-" + std::to_string(epoch));
-    const Ran ran = replay(copy, {"export", "vm1", "--epoch", std::to_string(epoch), "--format",
-                                  "raw", "--out", out});
+    const Ran ran = replay(
+        copy, {"export", "vm1", "--epoch", std::to_string(epoch), "--format", "raw", "--out", out});
     EXPECT_EQ(fs::exists(out), ran.status.success());
     return ran;
   };

@@ -149,8 +149,8 @@ TEST(StoreFaults, StoreOfANewerFormatIsLeftAlone) {
   ASSERT_NE(version, std::string::npos) << text;
   newer.replace(version, 3, " 7\n");
   std::ofstream(identity) << newer;
-  const std::vector<std::string> words{"'" + identity + "'", "store version 7", "this program knows 2",
-                                       "use a newer vmshadow"};
+  const std::vector<std::string> words{"'" + identity + "'", "store version 7",
+                                       "this program knows 2", "use a newer vmshadow"};
   expect_store_refuses(run_store(directory), words);
   const Ran listed =
       must(run_program({program_path("shadow-replay"), "--store", directory, "list"}));

@@ -145,11 +145,14 @@ class StoreDamageTest : public testing::Test {
     const RecordType type = record.prefix.head.type;
     const auto reader = Reader::open(dir_);
     ASSERT_TRUE(reader) << reader.error().message;
-    for (const auto& [vm, images] : model_.acknowledged) {
+    for (const auto& of_vm : model_.acknowledged) {
+      const std::string& vm = of_vm.first;
       const auto info = std::find_if(report->vms.begin(), report->vms.end(),
                                      [&](const VmInfo& v) { return v.name == vm; });
       ASSERT_NE(info, report->vms.end());
-      for (const auto& [epoch, model] : images) {
+      for (const auto& of_epoch : of_vm.second) {
+        const std::uint64_t epoch = of_epoch.first;
+        const test::ModelImage& model = of_epoch.second;
         const auto image = (*reader)->open(vm, Epoch{epoch});
         ASSERT_TRUE(image) << image.error().message;
         const std::string trouble = test::compare(**image, model);

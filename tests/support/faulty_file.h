@@ -1,12 +1,12 @@
 // A disk that fails: a FileSystem on real files that fails at a chosen operation, tears the write
-// under way, runs full, flips bits, is slow, and crashes the way disks do, where what was not synced
-// may be there, missing or torn.
+// under way, runs full, flips bits, is slow, and crashes the way disks do, where what was not
+// synced may be there, missing or torn.
 //
 // Operations are counted from 0: create, open, write, sync, truncate, preallocate, rename, remove
-// and directory sync are one each (a durable write is two: the write and the sync). After crash_at()
-// has struck, everything fails; crash() then turns the files into one of the states that a power cut
-// could have left, chosen by a seed. Several threads may use file systems of one disk, each its own
-// (as io/append_file.h asks); set it up before and look after.
+// and directory sync are one each (a durable write is two: the write and the sync). After
+// crash_at() has struck, everything fails; crash() then turns the files into one of the states that
+// a power cut could have left, chosen by a seed. Several threads may use file systems of one disk,
+// each its own (as io/append_file.h asks); set it up before and look after.
 #pragma once
 
 #include <cstdint>
@@ -49,8 +49,8 @@ class FaultyDisk {
   /// Operation `n` fails with this errno; of a write, each sector reaches the file or not, as the
   /// seed has it.
   void tear_at(std::uint64_t n, int errno_value, std::uint64_t seed);
-  /// The disk says that it has written `count` bytes of a file from `offset` and holds others: a bit
-  /// of each is flipped whenever they have been written, until heal().
+  /// The disk says that it has written `count` bytes of a file from `offset` and holds others: a
+  /// bit of each is flipped whenever they have been written, until heal().
   void corrupt(const std::string& path, std::uint64_t offset, std::uint64_t count = 1,
                std::byte flip = std::byte{0x10});
   void heal();

@@ -213,7 +213,7 @@ TEST_P(BatchReaderTest, ReadsManyPlacesAtOnce) {
     places[i].resize(i * 13 % 9'000);
     requests.push_back({fd->get(), i * 7'919 % 1'000'000, places[i]});
   }
-  requests.push_back({-1, 0, places[1]});         // no file
+  requests.push_back({-1, 0, places[1]});                 // no file
   requests.push_back({fd->get(), 2'000'000, places[2]});  // behind the end
   (*reader)->read(requests);
   for (std::size_t i = 0; i < places.size(); ++i) {

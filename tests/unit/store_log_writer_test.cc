@@ -1,5 +1,5 @@
-// Who gets the disk: the fair queue by itself, and a small VM's commits beside one that floods a slow
-// disk, counted in operations of the disk.
+// Who gets the disk: the fair queue by itself, and a small VM's commits beside one that floods a
+// slow disk, counted in operations of the disk.
 
 #include <gtest/gtest.h>
 
@@ -194,8 +194,8 @@ TEST_F(LogWriterTest, EveryWriteIsWholeBlocksAndTheRestIsPads) {
     auto log = writer(limits);
     for (int i = 0; i < 60; ++i) {
       // Among them lengths that leave 8 to 72 bytes, too few for a pad.
-      const std::size_t bytes = i < 20 ? 4096 - 96 - 8 * static_cast<std::size_t>(i)
-                                       : 64 + 8 * (random() % 2'000);
+      const std::size_t bytes =
+          i < 20 ? 4096 - 96 - 8 * static_cast<std::size_t>(i) : 64 + 8 * (random() % 2'000);
       ASSERT_TRUE(log->commit(epoch_of("a"), piece_of(bytes), 0));
     }
   }
