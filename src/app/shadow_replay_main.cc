@@ -245,7 +245,7 @@ class Commands {
     add_retention();
   }
 
-  int run() const {
+  [[nodiscard]] int run() const {
     for (const auto& [command, action] : actions_) {
       if (command->parsed()) return action();
     }

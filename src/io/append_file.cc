@@ -147,7 +147,7 @@ class RealFileSystem final : public FileSystem {
   }
   Status sync_directory(const std::string& path) override { return io::sync_directory(path); }
 
-  FileFeatures features() const override {
+  [[nodiscard]] FileFeatures features() const override {
     return {uring_ != nullptr, uring_ != nullptr && uring_->has_fixed_buffers()};
   }
   DirectSupport direct_support(const std::string& directory) override {

@@ -101,7 +101,7 @@ class Comparison {
     return report(pages_done_);
   }
 
-  Status report(std::uint64_t done) const {
+  [[nodiscard]] Status report(std::uint64_t done) const {
     return options_.on_progress ? options_.on_progress(std::min(done, pages_total_), pages_total_)
                                 : Status{};
   }

@@ -43,7 +43,7 @@ class PageCounter {
   }
 
  private:
-  Status report(std::uint64_t done) const {
+  [[nodiscard]] Status report(std::uint64_t done) const {
     return options_.on_progress ? options_.on_progress(std::min(done, total_), total_) : Status{};
   }
   const ExportOptions& options_;

@@ -308,7 +308,7 @@ Status EpochMover::move_device() {
       continue;
     }
     VMSHADOW_TRY(pace(place.record_bytes()));
-    const auto read = ground_.segments.read(place, RecordType::device_state, name_, record_);
+    auto read = ground_.segments.read(place, RecordType::device_state, name_, record_);
     if (!read && read.error().code != Errc::corrupt) return read;
     if (!read) {
       note(place, read.error());
@@ -325,7 +325,7 @@ Status EpochMover::move_device() {
 Status EpochMover::move_machine() {
   auto& machine = fresh_->places.machine;
   if (!machine || !leaves(*machine)) return {};
-  const auto read = ground_.segments.read(*machine, RecordType::machine, name_, record_);
+  auto read = ground_.segments.read(*machine, RecordType::machine, name_, record_);
   if (!read && read.error().code != Errc::corrupt) return read;
   if (!read && fresh_->machine == nullptr) {
     machine.reset();

@@ -122,20 +122,19 @@ SkeletonOutcome visit_skeleton(const ByteSource& source, SegmentId segment,
   RecordReader whole(source);
   const auto visited = for_each_body(reader, *seal, [&](ByteSpan body) -> Status {
     Status status;
-    const auto walked =
-        format::for_each_skeleton_entry(body, [&](const format::SkeletonEntry& entry) {
-          if (!status) return;
-          if (entry.meta) {
-            visit(entry.offset, entry.prefix, *entry.meta);
-            return;
-          }
-          const auto record = whole.read(entry.offset);
-          if (!record) {
-            status = fail(record.error());
-          } else {
-            visit(entry.offset, record->prefix, record->body);
-          }
-        });
+    auto walked = format::for_each_skeleton_entry(body, [&](const format::SkeletonEntry& entry) {
+      if (!status) return;
+      if (entry.meta) {
+        visit(entry.offset, entry.prefix, *entry.meta);
+        return;
+      }
+      const auto record = whole.read(entry.offset);
+      if (!record) {
+        status = fail(record.error());
+      } else {
+        visit(entry.offset, record->prefix, record->body);
+      }
+    });
     if (!walked) return walked;
     return status;
   });
