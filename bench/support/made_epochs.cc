@@ -55,12 +55,25 @@ class EpochAssembler {
     end(start);
     summary_.stored_pages += pages.size();
   }
+  /// A full epoch holds every page: those that nothing follows for are zero.
+  void add_zero_blocks(const MachineDescription& machine) {
+    std::vector<format::ZeroRun> runs;
+    for (std::size_t i = 0; i < machine.layout.blocks.size(); ++i) {
+      const std::uint64_t pages = machine.layout.blocks[i].pages();
+      runs.push_back({{BlockIndex{static_cast<std::uint16_t>(i)}, PageNumber{0}}, pages});
+      summary_.stored_pages += pages;
+      summary_.zero_pages += pages;
+    }
+    const std::size_t start = begin(RecordType::zero_pages);
+    format::append_zero_pages_body(made_.bytes, runs);
+    end(start);
+  }
   MadeEpoch finish(bool full) {
     summary_.full = full;
     summary_.device_bytes = kDeviceBytes;
     summary_.captured_pages = summary_.stored_pages;
     summary_.cut_wall = WallTime{static_cast<std::int64_t>(head_.epoch.value)};
-    made_.pages = summary_.stored_pages;
+    made_.pages = summary_.stored_pages - summary_.zero_pages;
     const format::EpochSummary summary = summary_;
     const std::size_t start = begin(RecordType::epoch_end);
     format::append_epoch_end_body(made_.bytes, summary);
@@ -153,6 +166,7 @@ MadeEpoch make_epoch(const EpochLabel& label, const MachineDescription* machine,
   if (machine != nullptr) {
     format::append_machine_body(body, *machine);
     out.add(RecordType::machine, body);
+    out.add_zero_blocks(*machine);
   }
   for (std::size_t i = 0; i < plan.groups.size(); ++i) {
     out.add_group(pool.body(plan.groups[i]),
