@@ -31,6 +31,7 @@ Result<nlohmann::ordered_json> StoreAdapter::status() {
   json["index_bytes"] = stats.index_bytes;
   json["ingested_bytes"] = stats.ingested_bytes;
   json["written_bytes"] = stats.written_bytes;
+  json["moved_bytes"] = stats.moved_bytes;
   json["journal_segments"] = stats.journal_segments;
   json["archive_segments"] = stats.archive_segments;
   json["tiers"] = nlohmann::ordered_json::array();
@@ -41,9 +42,6 @@ Result<nlohmann::ordered_json> StoreAdapter::status() {
     one["capacity_bytes"] = tier.capacity_bytes;
     one["stored_bytes"] = tier.stored_bytes;
     one["live_bytes"] = tier.live_bytes;
-    one["written_bytes"] = tier.written_bytes;
-    one["moved_bytes"] = tier.moved_bytes;
-    one["page_reads"] = tier.page_reads;
     json["tiers"].push_back(std::move(one));
   }
   json["damaged_places"] = store_.damage().size();

@@ -429,16 +429,13 @@ void Recoverer::read_archive(OpenSegment& segment) {
     }
   };
   const RecordSink sink{add, add_bad};
-  const auto seal = read_sealed(segment, false, sink);
-  if (!seal) {
+  if (!read_sealed(segment, false, sink)) {
     // An archive is sealed before it counts: the seal is what is damaged.
     note(id, segment.source.bytes(), 0, "its seal is damaged");
     scan(segment, {}, sink);
   }
-  SegmentFacts facts{
-      format::SegmentKind::archive, segment.where.tier, segment.source.bytes(), true, true,
-      segment.source.bytes()};
-  recovery_.catalog->add(id, facts);
+  recovery_.catalog->add(id, {format::SegmentKind::archive, segment.where.tier,
+                              segment.source.bytes(), true, true, record_bytes});
   advance(segment);
 }
 

@@ -260,6 +260,7 @@ StoreStats Store::stats() const {
   stats.index_bytes = totals.memory_bytes;
   stats.ingested_bytes = state.log->ingested_bytes();
   stats.written_bytes = state.log->written_bytes() + figures.moved_bytes;
+  stats.moved_bytes = figures.moved_bytes;
   const auto segments = state.catalog->all();
   const auto& tiers = state.catalog->directory().tiers();
   for (const TierKind kind : {TierKind::ssd, TierKind::hdd}) {

@@ -13,9 +13,6 @@ struct TierStats {
   std::uint64_t capacity_bytes{};  ///< 0: as much as the file system has
   std::uint64_t stored_bytes{};    ///< segment files
   std::uint64_t live_bytes{};      ///< of those, records that a kept epoch needs
-  std::uint64_t written_bytes{};   ///< since the store was opened, by ingest and by moving
-  std::uint64_t moved_bytes{};     ///< of those, by draining, compaction and placement
-  std::uint64_t page_reads{};      ///< reads served for restores
 };
 
 struct StoreStats {
@@ -25,6 +22,7 @@ struct StoreStats {
   std::uint64_t index_bytes{};     ///< memory of the index
   std::uint64_t ingested_bytes{};  ///< records taken from sidecars since the store was opened
   std::uint64_t written_bytes{};   ///< all bytes written to segments since then
+  std::uint64_t moved_bytes{};     ///< of those, by draining, compaction and moves between tiers
   std::uint64_t journal_segments{};
   std::uint64_t archive_segments{};
 };
