@@ -78,15 +78,6 @@ Status StoreProgram::set_store_options(const std::vector<std::string>& ssds,
   return {};
 }
 
-void report_recovery(const store::Store& opened, const std::string& directory) {
-  if (const auto& tail = opened.torn_tail()) {
-    spdlog::info("{}: cut off a torn tail of {} bytes: {}", directory, tail->bytes, tail->what);
-  }
-  for (const store::Damage& damage : opened.damage()) {
-    spdlog::error("{}: damaged: {}", directory, damage.text());
-  }
-}
-
 /// A store without its control channel is a store all the same: it takes epochs.
 std::unique_ptr<app::ControlServer> serve_control(const std::string& directory,
                                                   app::StoreControl& control) {
@@ -102,7 +93,6 @@ Status StoreProgram::run(const app::StopSignal& stop) const {
       const auto opened,
       store::Store::open(
           directory, system_clock(), [this] { return io::make_file_system(backend); }, options));
-  report_recovery(*opened, directory);
   app::StoreAdapter control(*opened, directory);
   const auto control_server = serve_control(directory, control);
   auto receiving = ship::Receiver::listen(listen, *opened);

@@ -28,7 +28,6 @@ enum class Codec : std::uint8_t {
   /// checksums are 0.
   lost = 2,
 };
-inline constexpr std::size_t kLostTextBytesMax = 1024;
 
 /// A page's place: block in the upper 16 bits, page number in the lower 48.
 struct PageKey {

@@ -29,6 +29,7 @@ bool is_known(RecordType type) {
     case RecordType::segment_list:
     case RecordType::replace:
     case RecordType::archived_epoch:
+    case RecordType::loss:
     case RecordType::skeleton:
     case RecordType::seal:
       return true;

@@ -52,6 +52,7 @@ enum class RecordType : std::uint16_t {
   archived_epoch = 0x207,  ///< what is known of a kept epoch whose commit was archived
   skeleton = 0x208,        ///< a segment's records without their payload
   seal = 0x209,            ///< the end of a segment, and where its skeleton is
+  loss = 0x20a,            ///< what of a kept epoch was damaged before the rest was archived
 };
 
 [[nodiscard]] bool is_known(RecordType type);
@@ -59,6 +60,9 @@ enum class RecordType : std::uint16_t {
 [[nodiscard]] inline bool is_epoch_record(RecordType type) {
   return static_cast<std::uint16_t>(type) < 0x100;
 }
+
+/// The longest sentence in which a store says why something was lost.
+inline constexpr std::size_t kLostTextBytesMax = 1024;
 
 /// The prefix as it lies in memory, on the wire and on disk.
 struct RecordPrefixBytes {

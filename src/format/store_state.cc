@@ -251,4 +251,37 @@ Result<ArchivedEpoch> decode_archived_epoch(ByteSpan body) {
   return epoch;
 }
 
+void append_body(std::vector<std::byte>& out, const Loss& loss) {
+  VMSHADOW_ASSERT(loss.what.size() <= kLostTextBytesMax);
+  LossBytes bytes{};
+  bytes.segment = loss.at.segment.value;
+  bytes.offset = loss.at.offset.value;
+  bytes.bytes = loss.bytes;
+  bytes.kind = static_cast<std::uint16_t>(loss.kind);
+  bytes.text_bytes = static_cast<std::uint16_t>(loss.what.size());
+  append_struct(out, bytes);
+  append_bytes(out, std::as_bytes(std::span(loss.what)));
+}
+
+Result<Loss> decode_loss(ByteSpan body) {
+  BodyReader reader(body);
+  LossBytes bytes;
+  if (!reader.read(bytes)) return malformed("loss", "shorter than its head");
+  Loss loss;
+  loss.at = {SegmentId{bytes.segment.get()}, SegmentOffset{bytes.offset.get()}};
+  loss.bytes = bytes.bytes.get();
+  loss.kind = static_cast<LossKind>(bytes.kind.get());
+  if (loss.kind != LossKind::own && loss.kind != LossKind::base) {
+    return malformed("loss", "of a kind that is not known");
+  }
+  if (bytes.reserved.get() != 0) return malformed("loss", "reserved bits are not 0");
+  ByteSpan text;
+  if (bytes.text_bytes.get() > kLostTextBytesMax ||
+      !reader.read_bytes(bytes.text_bytes.get(), text) || !reader.empty()) {
+    return malformed("loss", "its length does not match its text");
+  }
+  loss.what.assign(reinterpret_cast<const char*>(text.data()), text.size());
+  return loss;
+}
+
 }  // namespace vmshadow::format

@@ -1,5 +1,5 @@
-// Records in which a store says what it keeps: vm_state, segment_list, replace, archived_epoch.
-// Pure encode and decode.
+// Records in which a store says what it keeps: vm_state, segment_list, replace, archived_epoch,
+// loss. Pure encode and decode.
 //
 //   vm_state        a VM's kept epochs, pins and policy, whole, each time they change; the newest
 //   one
@@ -8,6 +8,7 @@
 //   segment_list    every segment there is, at the start of each journal segment
 //   replace         archives became part of the store, and what they were made from left it
 //   archived_epoch  the numbers of one kept epoch, in an archive
+//   loss            what of a kept epoch was damaged before the rest was archived, in an archive
 #pragma once
 
 #include <cstdint>
@@ -152,5 +153,30 @@ struct ArchivedEpoch {
 };
 void append_body(std::vector<std::byte>& out, const ArchivedEpoch& epoch);
 [[nodiscard]] Result<ArchivedEpoch> decode_archived_epoch(ByteSpan body);
+
+/// loss: this, then text_bytes of UTF-8. VM, generation and epoch are in the prefix. Whoever reads
+/// the epoch is told what was wrong, though the damaged bytes themselves were given up.
+struct LossBytes {
+  le64 segment;  ///< where the damage was
+  le64 offset;
+  le64 bytes;  ///< how much was unusable; 0: unknown
+  le16 kind;
+  le16 text_bytes;  ///< at most kLostTextBytesMax
+  le32 reserved;
+};
+static_assert(sizeof(LossBytes) == 32);
+enum class LossKind : std::uint16_t {
+  own = 1,   ///< costs the epoch alone: its device state, its epoch_end, its commit
+  base = 2,  ///< costs the epoch and those that build on it: its pages, its machine
+};
+struct Loss {
+  JournalPosition at;
+  std::uint64_t bytes{};
+  LossKind kind{};
+  std::string what;
+  bool operator==(const Loss&) const = default;
+};
+void append_body(std::vector<std::byte>& out, const Loss& loss);
+[[nodiscard]] Result<Loss> decode_loss(ByteSpan body);
 
 }  // namespace vmshadow::format

@@ -96,12 +96,31 @@ Status sync_directory(const std::string& path) {
   return {};
 }
 
-Result<std::uint64_t> free_bytes(const std::string& path) {
+namespace {
+Result<struct statvfs> file_system_of(const std::string& path) {
   struct statvfs status {};
   if (::statvfs(path.c_str(), &status) != 0) {
-    return fail_errno(errno, fmt::format("asking for the free space of '{}'", path));
+    return fail_errno(errno, fmt::format("asking for the space of '{}'", path));
   }
+  return status;
+}
+}  // namespace
+
+Result<std::uint64_t> free_bytes(const std::string& path) {
+  VMSHADOW_ASSIGN(const auto status, file_system_of(path));
   return static_cast<std::uint64_t>(status.f_bavail) * status.f_frsize;
+}
+
+Result<std::uint64_t> file_system_bytes(const std::string& path) {
+  VMSHADOW_ASSIGN(const auto status, file_system_of(path));
+  return static_cast<std::uint64_t>(status.f_blocks) * status.f_frsize;
+}
+
+bool is_same_directory(const std::string& a, const std::string& b) {
+  struct stat of_a {};
+  struct stat of_b {};
+  return ::stat(a.c_str(), &of_a) == 0 && ::stat(b.c_str(), &of_b) == 0 && S_ISDIR(of_a.st_mode) &&
+         of_a.st_dev == of_b.st_dev && of_a.st_ino == of_b.st_ino;
 }
 
 Result<FileLock> FileLock::acquire(const std::string& path) {

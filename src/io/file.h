@@ -32,6 +32,10 @@ namespace vmshadow::io {
 [[nodiscard]] Status sync_directory(const std::string& path);
 /// What an unprivileged process may still write to the file system of `path`.
 [[nodiscard]] Result<std::uint64_t> free_bytes(const std::string& path);
+/// The size of the file system of `path`.
+[[nodiscard]] Result<std::uint64_t> file_system_bytes(const std::string& path);
+/// Whether both are there and the same directory, however they are spelled.
+[[nodiscard]] bool is_same_directory(const std::string& a, const std::string& b);
 
 /// An exclusive lock on a file, held until destroyed or the process ends. The file carries the
 /// holder's process id, for messages.

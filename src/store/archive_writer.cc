@@ -2,6 +2,8 @@
 
 #include <spdlog/spdlog.h>
 
+#include <algorithm>
+
 #include "base/assert.h"
 #include "io/aligned_buffer.h"
 #include "store/tier_choice.h"
@@ -14,24 +16,19 @@ namespace {
 
 /// What is written at once: large enough for a disk that turns, small enough for a commit between.
 constexpr std::size_t kFlushBytes = std::size_t{1} << 20;
+/// What an archive holds besides what is appended: its head, names, skeleton and seal, about.
+constexpr std::uint64_t kOwnBytes = std::uint64_t{256} << 10;
 
 }  // namespace
 
 ArchiveWriter::ArchiveWriter(SegmentCatalog& catalog, io::FileSystem& files, const Clock& clock,
-                             TierKind kind, std::uint64_t segment_bytes,
-                             std::vector<SegmentId> sources, std::vector<std::byte> states)
-    : catalog_(catalog),
-      files_(files),
-      clock_(clock),
-      kind_(kind),
-      segment_bytes_(segment_bytes),
-      sources_(std::move(sources)),
-      states_(std::move(states)) {}
+                             Plan plan)
+    : catalog_(catalog), files_(files), clock_(clock), plan_(std::move(plan)) {}
 ArchiveWriter::~ArchiveWriter() = default;
 
 Result<RecordPlace> ArchiveWriter::append(ByteSpan record, std::size_t pages) {
   const std::size_t padded = record.size() + format::alignment_gap(record.size());
-  if (file_ != nullptr && flushed_ + buffer_.size() + padded > segment_bytes_) {
+  if (file_ != nullptr && flushed_ + buffer_.size() + padded > plan_.segment_bytes) {
     VMSHADOW_TRY(end_segment());
   }
   if (file_ == nullptr) VMSHADOW_TRY(begin_segment());
@@ -55,12 +52,16 @@ Result<RecordPlace> ArchiveWriter::append(const format::RecordHead& head, ByteSp
 }
 
 Status ArchiveWriter::begin_segment() {
-  VMSHADOW_ASSIGN(const TierIndex tier, choose_tier(catalog_, kind_, segment_bytes_));
+  const std::uint64_t left = plan_.expected_bytes - std::min(plan_.expected_bytes, written_bytes_);
+  const std::uint64_t bytes =
+      io::round_up_to_block(std::min(plan_.segment_bytes, left + plan_.states.size() + kOwnBytes));
+  VMSHADOW_ASSIGN(const TierIndex tier, choose_tier(catalog_, plan_.kind, bytes));
   const StoreDirectory& directory = catalog_.directory();
   const SegmentId id = catalog_.allocate();
   VMSHADOW_ASSIGN(file_, files_.create(directory.segment_path(tier, id)));
   made_.push_back({id, tier, 0, 0});
-  if (const auto reserved = file_->preallocate(segment_bytes_); !reserved) {
+  catalog_.add(id, {format::SegmentKind::archive, tier, 0, false, false, 0});
+  if (const auto reserved = file_->preallocate(bytes); !reserved) {
     spdlog::debug("an archive is written without space reserved: {}", reserved.error().message);
   }
   flushed_ = 0;
@@ -68,12 +69,12 @@ Status ArchiveWriter::begin_segment() {
   buffer_ = format::encode_segment_head(
       {directory.id(), id, clock_.wall(), format::SegmentKind::archive});
   std::vector<std::byte> body;
-  format::append_body(body, format::Replace{sources_, {}, {}});
+  format::append_body(body, format::Replace{plan_.sources, {}, {}});
   std::vector<std::byte> record;
   format::append_record(record, {RecordType::replace, 0, {}, {}, {}}, body);
   record.resize(record.size() + format::alignment_gap(record.size()));
   add_aligned(record);
-  add_aligned(states_);
+  add_aligned(plan_.states);
   return {};
 }
 
@@ -98,6 +99,7 @@ Status ArchiveWriter::flush(bool all) {
   buffer_.erase(buffer_.begin(), buffer_.begin() + static_cast<std::ptrdiff_t>(bytes));
   flushed_ += bytes;
   written_bytes_ += bytes;
+  catalog_.set_bytes(made_.back().id, flushed_, false);
   return {};
 }
 
@@ -107,6 +109,7 @@ Status ArchiveWriter::end_segment() {
   VMSHADOW_TRY(flush(true));
   VMSHADOW_TRY(file_->truncate(flushed_));  // gives back what was reserved
   made_.back().bytes = flushed_;
+  catalog_.set_bytes(made_.back().id, flushed_, true);
   file_.reset();
   return {};
 }
@@ -127,6 +130,12 @@ void ArchiveWriter::discard() {
         !removed && removed.error().code != Errc::not_found) {
       spdlog::warn("an unfinished archive stays behind and is removed at the next start: {}",
                    removed.error().message);
+    }
+    catalog_.remove(made.id);
+    // One that came back after a crash might be taken for all that is left of its sources.
+    if (const auto synced = files_.sync_directory(catalog_.directory().segments_path(made.tier));
+        !synced) {
+      spdlog::warn("an unfinished archive may stay behind: {}", synced.error().message);
     }
   }
   made_.clear();

@@ -3,8 +3,9 @@
 //
 //   head │ replace (what it is made from) │ vm_states │ records … │ skeleton │ pad │ seal
 //
-// A new segment is begun when one is full. Nothing of them counts until a replace record in the
-// journal says so; until then they can be removed without harm, and discard() does.
+// A new segment is begun when one is full. The catalog has them from the start, so that they count
+// for what a tier may take, but unlisted: nothing of them is valid until a replace record in the
+// journal says so. Until then they can be removed without harm, and discard() does.
 #pragma once
 
 #include <memory>
@@ -25,12 +26,17 @@ namespace vmshadow::store {
 
 class ArchiveWriter {
  public:
-  /// Segments of up to `segment_bytes` go to a tier of `kind`, made from `sources`. `states`:
-  /// vm_state records, whole and aligned, that say what is kept: what else the sources held is
-  /// gone.
-  ArchiveWriter(SegmentCatalog& catalog, io::FileSystem& files, const Clock& clock, TierKind kind,
-                std::uint64_t segment_bytes, std::vector<SegmentId> sources,
-                std::vector<std::byte> states);
+  struct Plan {
+    TierKind kind{};  ///< of the tier it goes to
+    std::uint64_t segment_bytes{};
+    /// What will be appended, about: no more room than that is asked for.
+    std::uint64_t expected_bytes{};
+    std::vector<SegmentId> sources;
+    /// vm_state records, whole and aligned, that say what is kept: what else the sources held is
+    /// gone.
+    std::vector<std::byte> states;
+  };
+  ArchiveWriter(SegmentCatalog& catalog, io::FileSystem& files, const Clock& clock, Plan plan);
   ~ArchiveWriter();
   ArchiveWriter(const ArchiveWriter&) = delete;
   ArchiveWriter& operator=(const ArchiveWriter&) = delete;
@@ -41,7 +47,7 @@ class ArchiveWriter {
                                            std::size_t pages = 0);
   /// Makes all of it durable. Nothing can be appended any more.
   [[nodiscard]] Status finish();
-  /// Removes what was written.
+  /// Removes what was written, for good.
   void discard();
 
   struct Made {
@@ -63,10 +69,7 @@ class ArchiveWriter {
   SegmentCatalog& catalog_;
   io::FileSystem& files_;
   const Clock& clock_;
-  const TierKind kind_;
-  const std::uint64_t segment_bytes_;
-  const std::vector<SegmentId> sources_;
-  const std::vector<std::byte> states_;
+  const Plan plan_;
 
   std::unique_ptr<io::AppendFile> file_;  ///< null: none is open
   std::vector<std::byte> buffer_;         ///< what is not written yet, from flushed_ on

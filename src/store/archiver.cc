@@ -27,15 +27,16 @@ constexpr std::size_t kZeroRunsPerRecord = 32 * 1024;
 class Archives {
  public:
   Archives(Archiver::Ground& ground, const std::vector<SegmentId>& sources,
-           const ArchiveOptions& options)
-      : ground_(ground), sources_(sources), options_(options) {}
+           const ArchiveOptions& options, std::uint64_t expected_bytes)
+      : ground_(ground), sources_(sources), options_(options), expected_bytes_(expected_bytes) {}
 
   ArchiveWriter& writer(TierKind kind) {
     auto& made = kind == TierKind::ssd ? ssd_ : hdd_;
     if (made == nullptr) {
-      made = std::make_unique<ArchiveWriter>(ground_.catalog, ground_.files, ground_.clock, kind,
-                                             options_.segment_bytes, sources_,
-                                             ground_.states.records());
+      made = std::make_unique<ArchiveWriter>(
+          ground_.catalog, ground_.files, ground_.clock,
+          ArchiveWriter::Plan{kind, options_.segment_bytes, expected_bytes_, sources_,
+                              ground_.states.records()});
     }
     return *made;
   }
@@ -71,6 +72,7 @@ class Archives {
   Archiver::Ground& ground_;
   const std::vector<SegmentId>& sources_;
   const ArchiveOptions& options_;
+  const std::uint64_t expected_bytes_;
   std::unique_ptr<ArchiveWriter> ssd_, hdd_;
 };
 
@@ -78,16 +80,18 @@ class Archives {
 class EpochMover {
  public:
   EpochMover(Archiver::Ground& ground, const std::set<SegmentId>& sources,
-             const ArchiveOptions& options, Archives& archives, std::vector<Damage>& damage)
+             const ArchiveOptions& options, const Archiver::Placement& placement,
+             Archives& archives, std::vector<Damage>& damage)
       : ground_(ground),
         sources_(sources),
         options_(options),
+        placement_(placement),
         archives_(archives),
         damage_(damage),
         raw_(format::kGroupPagesMax * kPageBytes) {}
 
   Result<EpochIndexPtr> move(const VmId& vm, const std::string& name, const EpochIndexPtr& epoch,
-                             const PageHeat& heat, const Archiver::Placement& placement);
+                             const PageHeat& heat);
 
  private:
   /// Pages that wait to become a group of their own.
@@ -104,13 +108,20 @@ class EpochMover {
   [[nodiscard]] bool leaves(const RecordPlace& place) const {
     return sources_.contains(place.segment());
   }
-  [[nodiscard]] std::vector<LivePage> live_pages(const PageHeat& heat,
-                                                 const Archiver::Placement& placement) const;
+  [[nodiscard]] bool is_lost(const Error& error) const {
+    return error.code == Errc::corrupt || (options_.lose_unreadable && error.code == Errc::io);
+  }
+  /// Appends a record to the archive for what is not pages.
+  Result<RecordPlace> append_other(const format::RecordHead& head, ByteSpan body) {
+    return archives_.writer(placement_.others).append(head, body);
+  }
+  [[nodiscard]] std::vector<LivePage> live_pages(const PageHeat& heat) const;
   Status move_groups(const std::vector<LivePage>& live);
   Status move_group(std::span<const LivePage> live);
   Status repack(std::span<const LivePage> live, const format::PageGroup& group);
   Status flush(TierKind tier);
   Status lose(std::span<const LivePage> live, const Error& error);
+  Status move_lost(std::span<const LivePage> live, ByteSpan text);
   void moved(const format::PageKey& key, std::uint32_t slot) {
     moves_.push_back({key, {static_cast<std::uint32_t>(new_groups_.size() - 1), slot}});
   }
@@ -118,22 +129,26 @@ class EpochMover {
   Status move_device();
   Status move_machine();
   Status move_numbers();
+  Status move_losses();
+  Status move_loss(format::LossKind kind, const std::optional<Damage>& damage,
+                   std::optional<RecordPlace>& place);
   Status pace(std::uint64_t bytes) {
     if (!options_.pace || options_.pace(bytes)) return {};
     return fail(Errc::cancelled, "archiving was stopped");
   }
   [[nodiscard]] format::RecordHead head(RecordType type) const {
-    return {type, 0, vm_, old_->info.generation, old_->info.epoch};
+    return {type, 0, owner_.id, old_->info.generation, old_->info.epoch};
   }
   void note(const RecordPlace& place, const Error& error) {
     damage_.push_back(
-        {place.position(), place.record_bytes(), error.message, name_, place.epoch()});
+        {place.position(), place.record_bytes(), error.message, owner_.name, place.epoch()});
     spdlog::error("damage found while archiving: {}", error.message);
   }
 
   Archiver::Ground& ground_;
   const std::set<SegmentId>& sources_;
   const ArchiveOptions& options_;
+  const Archiver::Placement& placement_;
   Archives& archives_;
   std::vector<Damage>& damage_;
   std::vector<std::byte> raw_;
@@ -141,8 +156,7 @@ class EpochMover {
   delta::PageGroupEncoder encoder_;
 
   // Of the epoch being moved.
-  VmId vm_;
-  std::string name_;
+  SegmentFiles::Owner owner_;
   EpochIndexPtr old_;
   std::shared_ptr<EpochIndex> fresh_;
   std::map<TierKind, Repacked> repacked_;
@@ -151,10 +165,8 @@ class EpochMover {
 };
 
 Result<EpochIndexPtr> EpochMover::move(const VmId& vm, const std::string& name,
-                                       const EpochIndexPtr& epoch, const PageHeat& heat,
-                                       const Archiver::Placement& placement) {
-  vm_ = vm;
-  name_ = name;
+                                       const EpochIndexPtr& epoch, const PageHeat& heat) {
+  owner_ = {vm, name};
   old_ = epoch;
   fresh_ = std::make_shared<EpochIndex>();
   fresh_->info = epoch->info;
@@ -168,10 +180,11 @@ Result<EpochIndexPtr> EpochMover::move(const VmId& vm, const std::string& name,
   moves_.clear();
 
   VMSHADOW_TRY(move_machine());
-  VMSHADOW_TRY(move_groups(live_pages(heat, placement)));
+  VMSHADOW_TRY(move_groups(live_pages(heat)));
   VMSHADOW_TRY(move_zeros());
   VMSHADOW_TRY(move_device());
   VMSHADOW_TRY(move_numbers());
+  VMSHADOW_TRY(move_losses());
 
   std::sort(moves_.begin(), moves_.end(),
             [](const auto& a, const auto& b) { return a.page < b.page; });
@@ -182,8 +195,7 @@ Result<EpochIndexPtr> EpochMover::move(const VmId& vm, const std::string& name,
   return fresh_;
 }
 
-std::vector<EpochMover::LivePage> EpochMover::live_pages(
-    const PageHeat& heat, const Archiver::Placement& placement) const {
+std::vector<EpochMover::LivePage> EpochMover::live_pages(const PageHeat& heat) const {
   const PageTable& table = old_->pages;
   const std::vector<RecordPlace>& groups = old_->places.groups;
   std::vector<bool> leaving(groups.size());
@@ -193,7 +205,7 @@ std::vector<EpochMover::LivePage> EpochMover::live_pages(
     const PageSlot slot = table.slot_at(i);
     if (!leaving[slot.group]) continue;
     const format::PageKey key = table.key_at(i);
-    live.push_back({slot.group, slot.slot, key, placement(heat.versions(key))});
+    live.push_back({slot.group, slot.slot, key, placement_.pages(heat.versions(key))});
   }
   std::sort(live.begin(), live.end(), [&](const LivePage& a, const LivePage& b) {
     if (a.group == b.group) return a.slot < b.slot;
@@ -216,8 +228,8 @@ Status EpochMover::move_groups(const std::vector<LivePage>& live) {
 Status EpochMover::move_group(std::span<const LivePage> live) {
   const RecordPlace& place = old_->places.groups[live.front().group];
   VMSHADOW_TRY(pace(place.record_bytes()));
-  if (auto read = ground_.segments.read(place, RecordType::page_group, name_, record_); !read) {
-    return read.error().code == Errc::corrupt ? lose(live, read.error()) : read;
+  if (auto read = ground_.segments.read(place, RecordType::page_group, owner_, record_); !read) {
+    return is_lost(read.error()) ? lose(live, read.error()) : read;
   }
   const auto group = format::decode_page_group(record_.body());
   if (!group) return lose(live, group.error());
@@ -228,7 +240,11 @@ Status EpochMover::move_group(std::span<const LivePage> live) {
   }
   const bool one_tier = std::all_of(live.begin(), live.end(),
                                     [&](const LivePage& p) { return p.tier == live[0].tier; });
-  if (live.size() < group->page_count || !one_tier) return repack(live, *group);
+  if (live.size() < group->page_count || !one_tier) {
+    return group->codec == format::Codec::lost ? move_lost(live, group->payload)
+                                               : repack(live, *group);
+  }
+  VMSHADOW_TRY(pace(place.record_bytes()));
   VMSHADOW_ASSIGN(const RecordPlace to,
                   archives_.writer(live[0].tier).append(record_.bytes, group->page_count));
   new_groups_.push_back(to);
@@ -255,6 +271,7 @@ Status EpochMover::flush(TierKind tier) {
   if (from.keys.empty()) return {};
   std::vector<std::byte> body;
   encoder_.append_body(body, from.keys, from.bytes.data());
+  VMSHADOW_TRY(pace(body.size()));
   VMSHADOW_ASSIGN(const RecordPlace to, archives_.writer(tier).append(head(RecordType::page_group),
                                                                       body, from.keys.size()));
   new_groups_.push_back(to);
@@ -267,17 +284,19 @@ Status EpochMover::flush(TierKind tier) {
 /// The pages are known by name alone from now on; whoever reads them is told why.
 Status EpochMover::lose(std::span<const LivePage> live, const Error& error) {
   note(old_->places.groups[live.front().group], error);
+  return move_lost(live, std::as_bytes(std::span(error.message)));
+}
+
+Status EpochMover::move_lost(std::span<const LivePage> live, ByteSpan text) {
   std::vector<format::PageKey> keys;
   for (const LivePage& page : live) keys.push_back(page.key);
   const std::vector<std::uint64_t> checksums(keys.size());
   std::vector<std::byte> body;
-  format::append_page_group_body(
-      body, format::Codec::lost, keys, checksums,
-      std::as_bytes(std::span(error.message))
-          .first(std::min(error.message.size(), format::kLostTextBytesMax)));
+  format::append_page_group_body(body, format::Codec::lost, keys, checksums,
+                                 text.first(std::min(text.size(), format::kLostTextBytesMax)));
   VMSHADOW_ASSIGN(
       const RecordPlace to,
-      archives_.writer(TierKind::ssd).append(head(RecordType::page_group), body, keys.size()));
+      archives_.writer(placement_.others).append(head(RecordType::page_group), body, keys.size()));
   new_groups_.push_back(to);
   for (std::uint32_t slot = 0; slot < keys.size(); ++slot) moved(keys[slot], slot);
   return {};
@@ -292,8 +311,7 @@ Status EpochMover::move_zeros() {
     const auto some = rest.first(std::min(rest.size(), kZeroRunsPerRecord));
     std::vector<std::byte> body;
     format::append_zero_pages_body(body, some);
-    VMSHADOW_ASSIGN(const RecordPlace to,
-                    archives_.writer(TierKind::ssd).append(head(RecordType::zero_pages), body));
+    VMSHADOW_ASSIGN(const RecordPlace to, append_other(head(RecordType::zero_pages), body));
     zeros.push_back(to);
     rest = rest.subspan(some.size());
   }
@@ -308,14 +326,15 @@ Status EpochMover::move_device() {
       continue;
     }
     VMSHADOW_TRY(pace(place.record_bytes()));
-    auto read = ground_.segments.read(place, RecordType::device_state, name_, record_);
-    if (!read && read.error().code != Errc::corrupt) return read;
+    auto read = ground_.segments.read(place, RecordType::device_state, owner_, record_);
+    if (!read && !is_lost(read.error())) return read;
     if (!read) {
       note(place, read.error());
       fresh_->own_damage = damage_.back();
       continue;
     }
-    VMSHADOW_ASSIGN(const RecordPlace to, archives_.writer(TierKind::ssd).append(record_.bytes));
+    VMSHADOW_ASSIGN(const RecordPlace to,
+                    archives_.writer(placement_.others).append(record_.bytes));
     kept.push_back(to);
   }
   fresh_->places.device = std::move(kept);
@@ -325,14 +344,14 @@ Status EpochMover::move_device() {
 Status EpochMover::move_machine() {
   auto& machine = fresh_->places.machine;
   if (!machine || !leaves(*machine)) return {};
-  auto read = ground_.segments.read(*machine, RecordType::machine, name_, record_);
-  if (!read && read.error().code != Errc::corrupt) return read;
+  auto read = ground_.segments.read(*machine, RecordType::machine, owner_, record_);
+  if (!read && !is_lost(read.error())) return read;
   if (!read && fresh_->machine == nullptr) {
     machine.reset();
     return {};
   }
   if (read) {
-    VMSHADOW_ASSIGN(machine, archives_.writer(TierKind::ssd).append(record_.bytes));
+    VMSHADOW_ASSIGN(machine, archives_.writer(placement_.others).append(record_.bytes));
     return {};
   }
   // It is still in memory as it was read when it was good.
@@ -341,7 +360,7 @@ Status EpochMover::move_machine() {
   format::append_machine_body(body, *fresh_->machine);
   format::RecordHead to = head(RecordType::machine);
   to.epoch = machine->epoch();
-  VMSHADOW_ASSIGN(machine, archives_.writer(TierKind::ssd).append(to, body));
+  VMSHADOW_ASSIGN(machine, append_other(to, body));
   return {};
 }
 
@@ -357,15 +376,41 @@ Status EpochMover::move_numbers() {
   numbers.full = info.full;
   std::vector<std::byte> body;
   format::append_body(body, numbers);
-  VMSHADOW_ASSIGN(const RecordPlace to,
-                  archives_.writer(TierKind::ssd).append(head(RecordType::archived_epoch), body));
+  VMSHADOW_ASSIGN(const RecordPlace to, append_other(head(RecordType::archived_epoch), body));
   fresh_->places.home = to.segment();
   return {};
 }
 
+/// Damage that is known goes with the epoch even if what shows it stays where it is: the next run
+/// may take that.
+Status EpochMover::move_losses() {
+  VMSHADOW_TRY(move_loss(format::LossKind::own, fresh_->own_damage, fresh_->places.own_loss));
+  return move_loss(format::LossKind::base, fresh_->base_damage, fresh_->places.base_loss);
+}
+
+Status EpochMover::move_loss(format::LossKind kind, const std::optional<Damage>& damage,
+                             std::optional<RecordPlace>& place) {
+  if (!damage || (place && !leaves(*place))) return {};
+  std::vector<std::byte> body;
+  format::append_body(body, format::Loss{damage->at, damage->bytes, kind,
+                                         damage->what.substr(0, format::kLostTextBytesMax)});
+  VMSHADOW_ASSIGN(place, append_other(head(RecordType::loss), body));
+  return {};
+}
+
+/// Damage is told of before any segment goes: it may be one that shows it.
 bool concerns(const EpochIndex& epoch, const std::set<SegmentId>& sources) {
-  return std::any_of(epoch.uses.begin(), epoch.uses.end(),
+  return has_untold_damage(epoch) ||
+         std::any_of(epoch.uses.begin(), epoch.uses.end(),
                      [&](const SegmentUse& use) { return sources.contains(use.segment); });
+}
+
+std::uint64_t live_bytes(const JournalIndex& index, const std::set<SegmentId>& segments) {
+  std::uint64_t bytes = 0;
+  for (const auto& [id, live] : index.totals().live_bytes) {
+    if (segments.contains(id)) bytes += live;
+  }
+  return bytes;
 }
 
 }  // namespace
@@ -375,8 +420,8 @@ Result<ArchiveReport> Archiver::run(const std::vector<SegmentId>& sources,
   ArchiveReport report;
   const std::set<SegmentId> leaving(sources.begin(), sources.end());
   const std::vector<SegmentId> sorted(leaving.begin(), leaving.end());
-  Archives archives(ground_, sorted, options);
-  EpochMover mover(ground_, leaving, options, archives, report.damage);
+  Archives archives(ground_, sorted, options, live_bytes(ground_.index, leaving));
+  EpochMover mover(ground_, leaving, options, placement, archives, report.damage);
   std::map<VmId, std::map<Epoch, EpochIndexPtr>> changes;
 
   const auto write = [&]() -> Status {
@@ -387,7 +432,7 @@ Result<ArchiveReport> Archiver::run(const std::vector<SegmentId>& sources,
         if (!concerns(*epoch, leaving)) continue;
         if (!heat) heat.emplace(epochs);
         VMSHADOW_ASSIGN(changes[vm][epoch->info.epoch],
-                        mover.move(vm, ground_.index.name_of(vm), epoch, *heat, placement));
+                        mover.move(vm, ground_.index.name_of(vm), epoch, *heat));
       }
     }
     return archives.finish();
@@ -427,16 +472,33 @@ Result<ArchiveReport> Archiver::run(const std::vector<SegmentId>& sources,
 
   for (const auto& [vm, epochs] : changes) ground_.index.replace_epochs(vm, epochs);
   report.written_bytes = archives.written_bytes();
-  for (const SegmentId id : sorted) {
-    const auto path = ground_.catalog.path(id);
-    report.removed_bytes += ground_.catalog.find(id)->bytes;
+  remove(sorted, report);
+  return report;
+}
+
+void Archiver::remove(const std::vector<SegmentId>& segments, ArchiveReport& report) {
+  std::set<TierIndex> tiers;
+  for (const SegmentId id : segments) {
+    const SegmentFacts facts = *ground_.catalog.find(id);
+    const std::string path = ground_.catalog.directory().segment_path(facts.tier, id);
     ground_.catalog.remove(id);
-    // One that stays behind is removed at the next start.
-    if (const auto removed = ground_.files.remove(*path); !removed) {
+    if (facts.missing) continue;
+    ground_.segments.forget(id);
+    report.removed_bytes += facts.bytes;
+    tiers.insert(facts.tier);
+    if (const auto removed = ground_.files.remove(path);
+        !removed && removed.error().code != Errc::not_found) {
       spdlog::warn("a segment that is no longer needed stays behind: {}", removed.error().message);
+      report.left_behind.push_back(path);
     }
   }
-  return report;
+  for (const TierIndex tier : tiers) {
+    const std::string path = ground_.catalog.directory().segments_path(tier);
+    if (const auto synced = ground_.files.sync_directory(path); !synced) {
+      spdlog::warn("segments that were removed may come back after a crash: {}",
+                   synced.error().message);
+    }
+  }
 }
 
 }  // namespace vmshadow::store

@@ -6,8 +6,8 @@
 // A crash before the replace record leaves archives that do not count, behind it segments that no
 // longer do; either way the next start removes them. Records are copied byte for byte where all of
 // a group is needed; else its pages are decoded, checked and encoded anew with others of their
-// epoch. What is damaged is moved as lost pages that say so: it costs who needs it, and no segment
-// stays for its sake.
+// epoch. What is damaged is moved as lost pages that say so, and of an epoch whose damage was known
+// before a loss record tells: it costs who needs it, and no segment stays for its sake.
 #pragma once
 
 #include <cstdint>
@@ -34,12 +34,17 @@ struct ArchiveOptions {
   /// Called on the way with the bytes read and written since the last call; may wait. False: stop,
   /// nothing has happened.
   std::function<bool(std::uint64_t bytes)> pace;
+  /// What the disk cannot read is given up as lost, as what is damaged is. Else it is an error: the
+  /// disk may be back in a minute.
+  bool lose_unreadable = false;
 };
 
 struct ArchiveReport {
   std::uint64_t removed_bytes{};
   std::uint64_t written_bytes{};
   std::vector<Damage> damage;  ///< found on the way
+  /// Files of segments that are no longer part of the store but could not be removed.
+  std::vector<std::string> left_behind;
 };
 
 class Archiver {
@@ -53,19 +58,24 @@ class Archiver {
     LogWriter& log;
     const VmStates& states;
   };
-  /// Where a page's newest state goes. `kept_versions`: in how many of its VM's kept epochs it
-  /// changed.
-  using Placement = std::function<TierKind(unsigned kept_versions)>;
+  struct Placement {
+    /// Where a page's newest state goes. `kept_versions`: in how many of its VM's kept epochs it
+    /// changed.
+    std::function<TierKind(unsigned kept_versions)> pages;
+    TierKind others{};  ///< all that is not pages: a restore needs it first
+  };
 
   explicit Archiver(Ground ground) : ground_(ground) {}
 
-  /// `sources` are sealed or no longer written. One call at a time, and no thinning meanwhile.
-  /// Errc::cancelled (by `pace`), Errc::no_space, Errc::io: nothing has changed.
+  /// `sources` are sealed or no longer written; of those that are missing nothing is read. One call
+  /// at a time, and no thinning meanwhile. Errc::cancelled (by `pace`), Errc::no_space, Errc::io:
+  /// nothing has changed.
   [[nodiscard]] Result<ArchiveReport> run(const std::vector<SegmentId>& sources,
                                           const Placement& placement,
                                           const ArchiveOptions& options);
 
  private:
+  void remove(const std::vector<SegmentId>& segments, ArchiveReport& report);
   Ground ground_;
 };
 

@@ -61,6 +61,19 @@ Result<format::StoreId> read_identity(const std::string& path) {
   return id;
 }
 
+/// How TIERS names the store's own directory, wherever that is moved to.
+constexpr std::string_view kOwnPath = ".";
+
+/// Tiers by the paths they are known by: the store's own directory, however it was spelled, by the
+/// store's.
+std::vector<TierDirectory> with_own_path(const std::string& path,
+                                         std::vector<TierDirectory> tiers) {
+  for (TierDirectory& tier : tiers) {
+    if (tier.path == kOwnPath || io::is_same_directory(tier.path, path)) tier.path = path;
+  }
+  return tiers;
+}
+
 /// The store's tiers as its directory says, or the directory itself.
 Result<std::vector<TierDirectory>> read_tiers(const std::string& path) {
   const std::string file = join(path, kTiersName);
@@ -71,7 +84,7 @@ Result<std::vector<TierDirectory>> read_tiers(const std::string& path) {
   if (!text) return fail(text.error());
   auto tiers = decode_tiers(*text);
   if (!tiers) return fail(tiers.error().code, fmt::format("'{}' {}", file, tiers.error().message));
-  return tiers;
+  return with_own_path(path, *std::move(tiers));
 }
 
 /// Whether a tier is there and the store's own.
@@ -82,8 +95,10 @@ Status check_tier(const std::string& store_path, const format::StoreId& id,
   if (!found && found.error().code == Errc::not_found) {
     return fail(Errc::not_found,
                 fmt::format("'{}' is a {} tier of the store '{}' but holds no {} file: is its disk "
-                            "mounted?",
-                            tier.path, tier_kind_name(tier.kind), store_path, kTierIdentityName));
+                            "mounted? (If the disk is gone for good: remove '{}' and name the "
+                            "tiers that are left with --ssd and --hdd; what it held is lost.)",
+                            tier.path, tier_kind_name(tier.kind), store_path, kTierIdentityName,
+                            join(store_path, kTiersName)));
   }
   if (!found) return fail(found.error());
   if (*found != id) {
@@ -120,8 +135,10 @@ Status make_tier(const std::string& store_path, const format::StoreId& id,
   return files.sync_directory(tier.path);
 }
 
-/// A tier that is left out must have nothing in it.
-Status check_left_out(const TierDirectory& tier) {
+/// A tier that is left out must be there and have nothing in it.
+Status check_left_out(const std::string& store_path, const format::StoreId& id,
+                      const TierDirectory& tier) {
+  VMSHADOW_TRY(check_tier(store_path, id, tier));
   const auto names = io::list_directory(join(tier.path, kSegmentsName));
   if (!names && names.error().code == Errc::not_found) return {};
   if (!names) return fail(names.error());
@@ -261,9 +278,8 @@ Result<io::FileLock> StoreDirectory::lock(const std::string& path) {
   return lock;
 }
 
-Result<StoreDirectory> StoreDirectory::open_or_create(const std::string& path,
-                                                      io::FileSystem& files,
-                                                      const std::vector<TierDirectory>& tiers) {
+Result<StoreDirectory> StoreDirectory::open_or_create(
+    const std::string& path, io::FileSystem& files, const std::vector<TierDirectory>& named_tiers) {
   VMSHADOW_ASSIGN(const auto names, io::list_directory(path));
   bool has_identity = false;
   const std::string* foreign = nullptr;
@@ -294,21 +310,27 @@ Result<StoreDirectory> StoreDirectory::open_or_create(const std::string& path,
     VMSHADOW_TRY(write_text(path, kIdentityName, encode_identity(id), files));
   }
   VMSHADOW_ASSIGN(const auto recorded, read_tiers(path));
-  if (tiers.empty()) return open_with(path, recorded);
+  if (named_tiers.empty()) return open_with(path, recorded);
+  std::vector<TierDirectory> tiers = with_own_path(path, named_tiers);
 
   VMSHADOW_ASSIGN(const auto id, read_identity(join(path, kIdentityName)));
   for (const TierDirectory& old : recorded) {
     const bool stays = std::any_of(tiers.begin(), tiers.end(),
                                    [&](const TierDirectory& t) { return t.path == old.path; });
-    if (!stays) VMSHADOW_TRY(check_left_out(old));
+    // Made anew, the directory that a disk is to be mounted on would be taken for the disk.
+    VMSHADOW_TRY(stays ? check_tier(path, id, old) : check_left_out(path, id, old));
   }
   for (const TierDirectory& tier : tiers) VMSHADOW_TRY(make_tier(path, id, tier, files));
-  const std::string text = encode_tiers(tiers);
+  std::vector<TierDirectory> written = tiers;
+  for (TierDirectory& tier : written) {
+    if (tier.path == path) tier.path = kOwnPath;
+  }
+  const std::string text = encode_tiers(written);
   if (const auto now = io::read_small_file(join(path, kTiersName), kTiersBytesMax);
       !now || *now != text) {
     VMSHADOW_TRY(write_text(path, kTiersName, text, files));
   }
-  return open_with(path, tiers);
+  return open_with(path, std::move(tiers));
 }
 
 Result<StoreDirectory::Listing> StoreDirectory::list() const {

@@ -30,7 +30,8 @@ class StoreDirectory {
   /// empty, become the store's from now on; one that is left out must hold no segment. Call with
   /// the lock held.
   [[nodiscard]] static Result<StoreDirectory> open_or_create(
-      const std::string& path, io::FileSystem& files, const std::vector<TierDirectory>& tiers = {});
+      const std::string& path, io::FileSystem& files,
+      const std::vector<TierDirectory>& named_tiers = {});
   /// Makes the directory if needed and takes its lock. Errc::in_use names the other process.
   [[nodiscard]] static Result<io::FileLock> lock(const std::string& path);
 

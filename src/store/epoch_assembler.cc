@@ -42,7 +42,7 @@ void EpochAssembler::add_committed(const VmId& vm, std::shared_ptr<EpochIndex> e
 bool EpochAssembler::takes(RecordType type) {
   return type == RecordType::page_group || type == RecordType::zero_pages ||
          type == RecordType::device_state || type == RecordType::machine ||
-         type == RecordType::archived_epoch;
+         type == RecordType::archived_epoch || type == RecordType::loss;
 }
 
 Status EpochAssembler::add_archived(format::JournalPosition at, const format::RecordPrefix& prefix,
@@ -75,6 +75,19 @@ Status EpochAssembler::add_archived(format::JournalPosition at, const format::Re
     case RecordType::archived_epoch: {
       VMSHADOW_ASSIGN(to.numbers, format::decode_archived_epoch(front));
       to.places.home = at.segment;
+      return {};
+    }
+    case RecordType::loss: {
+      VMSHADOW_ASSIGN(const format::Loss loss, format::decode_loss(front));
+      const Damage damage{loss.at, loss.bytes, loss.what, {}, head.epoch};
+      const RecordPlace place = RecordPlace::at(at, prefix.body_bytes, head.epoch);
+      if (loss.kind == format::LossKind::own) {
+        to.own_damage = damage;
+        to.places.own_loss = place;
+      } else {
+        to.base_damage = damage;
+        to.places.base_loss = place;
+      }
       return {};
     }
     default:
@@ -141,9 +154,34 @@ std::shared_ptr<EpochIndex> join(const std::shared_ptr<EpochIndex>& front,
   joined->places.device = front->places.device;
   joined->places.device.insert(joined->places.device.end(), rear->places.device.begin(),
                                rear->places.device.end());
-  if (front->own_damage && !joined->own_damage) joined->own_damage = front->own_damage;
+  // Of two, the one that an archive tells of: it stays where the other's bytes may go.
+  if (front->own_damage) {
+    joined->own_damage = front->own_damage;
+    joined->places.own_loss = front->places.own_loss;
+  }
+  if (front->base_damage) {
+    joined->base_damage = front->base_damage;
+    joined->places.base_loss = front->places.base_loss;
+  }
   joined->info.full = rear->info.full || front->info.full;
   return joined;
+}
+
+}  // namespace
+
+namespace {
+
+/// What was archived long ago and is read today must still be all of it.
+void check_device_bytes(EpochIndex& epoch) {
+  std::uint64_t bytes = 0;
+  for (const RecordPlace& place : epoch.places.device) bytes += place.body_bytes();
+  if (bytes == epoch.info.device_bytes || epoch.own_damage || epoch.base_damage) return;
+  epoch.own_damage = Damage{
+      {epoch.places.home, SegmentOffset{0}},
+      0,
+      fmt::format("of its {} bytes of device state {} are there", epoch.info.device_bytes, bytes),
+      {},
+      epoch.info.epoch};
 }
 
 }  // namespace
@@ -165,6 +203,7 @@ void EpochAssembler::assemble_vm(const VmId& id, Vm& vm, JournalIndex& index,
   if (vm.state) {
     index.add_grant(id, vm.state->vm_name, vm.generation);
     index.set_settings(id, settings_from(*vm.state));
+    index.raise_next_epoch(id, vm.state->next_epoch);
   }
   // By generation and epoch: what there is under each label.
   std::map<std::pair<Generation, Epoch>, std::shared_ptr<EpochIndex>> labels =
@@ -217,24 +256,39 @@ void EpochAssembler::assemble_vm(const VmId& id, Vm& vm, JournalIndex& index,
     if (epoch->info.full || epoch->places.machine) {
       epoch->info.full = true;
       epoch->previous.reset();
-    } else if (const auto missing = first_kept(vm, since, label.second)) {
-      epoch->previous = missing;  // is not there: chain() says so
-    } else if (previous) {
-      epoch->previous = previous;
-    } else if (label.second.value > 0) {
-      epoch->previous = Epoch{label.second.value - 1};  // likewise
+    } else {
+      const auto missing = first_kept(vm, since, label.second);
+      epoch->previous = missing ? missing : previous;
+      if (!epoch->previous && label.second.value > 0) {
+        epoch->previous = Epoch{label.second.value - 1};
+      }
+      // Once the epochs have been thinned nothing else would tell that one was missing.
+      if (epoch->previous && epoch->previous != previous && !epoch->base_damage) {
+        epoch->base_damage =
+            Damage{{epoch->places.home, SegmentOffset{0}},
+                   0,
+                   fmt::format("epoch {} it builds on is missing", epoch->previous->value),
+                   {},
+                   label.second};
+      }
     }
     if (epoch->machine == nullptr && !previous && !epoch->base_damage) {
       epoch->base_damage = Damage{{epoch->places.home, SegmentOffset{0}},
                                   0,
                                   "the machine record it builds on is missing",
-                                  index.name_of(id),
+                                  {},
                                   label.second};
     }
     // What is lost may have been any page of a generation that is not all in the journal.
     if (unknown_loss_ && !previous && !in_journal.contains(generation) && !epoch->base_damage) {
       epoch->base_damage = *unknown_loss_;
     }
+    check_device_bytes(*epoch);
+    for (std::optional<Damage>* of : {&epoch->own_damage, &epoch->base_damage}) {
+      if (*of && (*of)->vm_name.empty()) (*of)->vm_name = index.name_of(id);
+    }
+    if (epoch->places.own_loss) damage.push_back(*epoch->own_damage);
+    if (epoch->places.base_loss) damage.push_back(*epoch->base_damage);
     set_uses(*epoch);
     previous = label.second;
     kept[label.second] = std::move(epoch);

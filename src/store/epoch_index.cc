@@ -3,9 +3,14 @@
 #include <algorithm>
 
 #include "base/assert.h"
+#include "format/store_state.h"
 
 namespace vmshadow::store {
 namespace {
+
+/// Of the record that says that an epoch is there: it is needed as long as the epoch is.
+constexpr std::uint64_t kHomeBytes =
+    format::kRecordPrefixBytes + sizeof(format::ArchivedEpochBytes);
 
 void append(std::vector<RecordPlace>& to, const std::vector<RecordPlace>& from) {
   to.insert(to.end(), from.begin(), from.end());
@@ -35,12 +40,23 @@ void EpochPlaces::add(const Placing& placing, const RecordPlace& place) {
 void set_uses(EpochIndex& epoch) {
   std::vector<RecordPlace> others = epoch.places.zeros;
   append(others, epoch.places.device);
-  if (epoch.places.machine) others.push_back(*epoch.places.machine);
+  for (const auto& place : {epoch.places.machine, epoch.places.own_loss, epoch.places.base_loss}) {
+    if (place) others.push_back(*place);
+  }
   epoch.uses = segment_use({&epoch.pages, epoch.places.groups}, others);
-  if (uses_segment(epoch, epoch.places.home)) return;
-  epoch.uses.push_back({epoch.places.home, 0, 0});
-  std::sort(epoch.uses.begin(), epoch.uses.end(),
-            [](const SegmentUse& a, const SegmentUse& b) { return a.segment < b.segment; });
+  const auto at = std::lower_bound(
+      epoch.uses.begin(), epoch.uses.end(), epoch.places.home,
+      [](const SegmentUse& use, SegmentId segment) { return use.segment < segment; });
+  if (at != epoch.uses.end() && at->segment == epoch.places.home) {
+    at->live_bytes += kHomeBytes;
+  } else {
+    epoch.uses.insert(at, {epoch.places.home, kHomeBytes, 0});
+  }
+}
+
+bool has_untold_damage(const EpochIndex& epoch) {
+  return (epoch.own_damage && !epoch.places.own_loss) ||
+         (epoch.base_damage && !epoch.places.base_loss);
 }
 
 bool uses_segment(const EpochIndex& epoch, SegmentId segment) {
@@ -59,6 +75,8 @@ std::shared_ptr<EpochIndex> merge_dropped(std::span<const EpochIndexPtr> dropped
   merged->own_damage = kept.own_damage;
   merged->base_damage = kept.base_damage;
   merged->places.home = kept.places.home;
+  merged->places.own_loss = kept.places.own_loss;
+  merged->places.base_loss = kept.places.base_loss;
   merged->places.device = kept.places.device;
   merged->previous = dropped_rising.front()->previous;
 
@@ -76,7 +94,10 @@ std::shared_ptr<EpochIndex> merge_dropped(std::span<const EpochIndexPtr> dropped
       merged->info.full = true;
       merged->previous.reset();
     }
-    if (!merged->base_damage) merged->base_damage = from->base_damage;
+    if (!merged->base_damage && !kept.info.full) {
+      merged->base_damage = from->base_damage;
+      merged->places.base_loss = from->places.base_loss;
+    }
   }
   take(kept);
   if (kept.places.machine) merged->places.machine = kept.places.machine;

@@ -27,6 +27,9 @@ struct EpochPlaces {
   std::vector<RecordPlace> device;
   std::optional<RecordPlace> machine;  ///< where it has one: a full epoch
   SegmentId home;  ///< the segment of its epoch_end and commit, or of its archived_epoch
+  /// Where an archive says of own_damage and base_damage; nullopt: the damaged bytes say it.
+  std::optional<RecordPlace> own_loss;
+  std::optional<RecordPlace> base_loss;
 
   /// Files a record of the epoch where EpochTally::add() says.
   void add(const Placing& placing, const RecordPlace& place);
@@ -50,9 +53,12 @@ using EpochIndexPtr = std::shared_ptr<const EpochIndex>;
 /// Works out `uses`, once the table and the places are final.
 void set_uses(EpochIndex& epoch);
 [[nodiscard]] bool uses_segment(const EpochIndex& epoch, SegmentId segment);
+/// It has damage of which no archive tells: nothing that shows it may be given up before one does.
+[[nodiscard]] bool has_untold_damage(const EpochIndex& epoch);
 
 /// `kept` once the epochs before it, of its generation, are dropped: the newest state of each page,
-/// as of `kept`. What no page needs any more is left out of the places.
+/// as of `kept`. What no page needs any more is left out of the places. One that holds every page
+/// by itself owes nothing to those before it, nor is it hurt by their damage.
 [[nodiscard]] std::shared_ptr<EpochIndex> merge_dropped(
     std::span<const EpochIndexPtr> dropped_rising, const EpochIndex& kept);
 

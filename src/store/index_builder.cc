@@ -119,6 +119,7 @@ void IndexBuilder::add_own(JournalPosition at, const format::RecordPrefix& prefi
     const auto replace = format::decode_replace(body);
     if (replace) {
       for (const SegmentId removed : replace->removed) expected_.erase(removed);
+      removed_.insert(replace->removed.begin(), replace->removed.end());
       for (const format::SegmentEntry& added : replace->added) expected_[added.segment] = added;
     } else {
       sound = fail(replace.error());

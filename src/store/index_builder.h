@@ -15,6 +15,7 @@
 
 #include <map>
 #include <optional>
+#include <set>
 #include <vector>
 
 #include <vmshadow/types.h>
@@ -54,6 +55,8 @@ class IndexBuilder {
   [[nodiscard]] const std::map<SegmentId, format::SegmentEntry>& expected() const {
     return expected_;
   }
+  /// Segments that replace records took out of the store.
+  [[nodiscard]] const std::set<SegmentId>& removed() const { return removed_; }
 
  private:
   struct OpenEpoch {
@@ -104,6 +107,7 @@ class IndexBuilder {
   std::vector<Damage> damage_;
   std::uint64_t unknown_bytes_ = 0;
   std::map<SegmentId, format::SegmentEntry> expected_;
+  std::set<SegmentId> removed_;
   std::optional<SegmentId> first_segment_;
   SegmentId segment_;         ///< the one whose records come now
   SegmentId segment_before_;  ///< the journal segment before it; 0: none

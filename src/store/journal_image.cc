@@ -63,9 +63,9 @@ class GroupedPages {
 
 }  // namespace
 
-JournalImage::JournalImage(std::string vm_name, std::vector<EpochIndexPtr> chain,
+JournalImage::JournalImage(SegmentFiles::Owner owner, std::vector<EpochIndexPtr> chain,
                            std::shared_ptr<const SegmentFiles> segments, SegmentFiles::Hold held)
-    : vm_name_(std::move(vm_name)),
+    : owner_(std::move(owner)),
       chain_(std::move(chain)),
       segments_(std::move(segments)),
       held_(std::move(held)) {
@@ -77,7 +77,7 @@ Result<std::vector<std::byte>> JournalImage::device_state() const {
   state.reserve(info().device_bytes);
   SegmentFiles::Record record;
   for (const RecordPlace& place : chain_.back()->places.device) {
-    VMSHADOW_TRY(segments_->read(place, RecordType::device_state, vm_name_, record));
+    VMSHADOW_TRY(segments_->read(place, RecordType::device_state, owner_, record));
     format::append_bytes(state, record.body());
   }
   return state;
@@ -87,14 +87,14 @@ Result<std::uint64_t> JournalImage::pages_of(BlockIndex block) const {
   const auto& blocks = machine().layout.blocks;
   if (block.value >= blocks.size()) {
     return fail(Errc::invalid_argument,
-                fmt::format("VM '{}' has {} RAM blocks, there is no block {}", vm_name_,
+                fmt::format("VM '{}' has {} RAM blocks, there is no block {}", owner_.name,
                             blocks.size(), block.value));
   }
   return blocks[block.value].pages();
 }
 
 Error JournalImage::with_place(Error error, const RecordPlace& place) const {
-  return Damage{place.position(), place.record_bytes(), std::move(error.message), vm_name_,
+  return Damage{place.position(), place.record_bytes(), std::move(error.message), owner_.name,
                 place.epoch()}
       .error();
 }
@@ -111,7 +111,7 @@ Status JournalImage::read_page(BlockIndex block, PageNumber page, MutableByteSpa
   if (page.value >= pages) {
     return fail(Errc::invalid_argument, fmt::format("block {} of VM '{}' has {} pages, there is no "
                                                     "page {}",
-                                                    block.value, vm_name_, pages, page.value));
+                                                    block.value, owner_.name, pages, page.value));
   }
   const format::PageKey key{block, page};
   const PageLookup found = resolved().find(key);
@@ -121,7 +121,7 @@ Status JournalImage::read_page(BlockIndex block, PageNumber page, MutableByteSpa
   }
   const RecordPlace& place = resolved().groups()[found.slot.group];
   SegmentFiles::Record record;
-  VMSHADOW_TRY(segments_->read(place, RecordType::page_group, vm_name_, record));
+  VMSHADOW_TRY(segments_->read(place, RecordType::page_group, owner_, record));
   const auto group = format::decode_page_group(record.body());
   if (!group) return fail(with_place(group.error(), place));
   if (found.slot.slot >= group->page_count || group->keys[found.slot.slot] != key) {
@@ -158,7 +158,7 @@ Status JournalImage::visit_data_pages(BlockIndex block, PageTable::Range range,
                                       const PageVisitor& visit) const {
   const PageTable& table = resolved().pages();
   const GroupedPages grouped(table, range, resolved().groups());
-  RecordStream records(*segments_, RecordType::page_group, vm_name_, grouped.places());
+  RecordStream records(*segments_, RecordType::page_group, owner_, grouped.places());
   std::vector<std::byte> raw(format::kGroupPagesMax * kPageBytes);
   for (std::size_t g = 0; g < grouped.places().size(); ++g) {
     const RecordPlace& place = grouped.places()[g];

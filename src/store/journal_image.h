@@ -19,7 +19,7 @@ namespace vmshadow::store {
 class JournalImage final : public EpochImage {
  public:
   /// `chain`: the full epoch first, the image's own last; all undamaged as far as is known.
-  JournalImage(std::string vm_name, std::vector<EpochIndexPtr> chain,
+  JournalImage(SegmentFiles::Owner owner, std::vector<EpochIndexPtr> chain,
                std::shared_ptr<const SegmentFiles> segments, SegmentFiles::Hold held);
 
   [[nodiscard]] const EpochInfo& info() const override { return chain_.back()->info; }
@@ -39,7 +39,7 @@ class JournalImage final : public EpochImage {
   [[nodiscard]] Error with_place(Error error, const RecordPlace& place) const;
   [[nodiscard]] Result<std::uint64_t> pages_of(BlockIndex block) const;
 
-  const std::string vm_name_;
+  const SegmentFiles::Owner owner_;
   const std::vector<EpochIndexPtr> chain_;
   const std::shared_ptr<const SegmentFiles> segments_;
   const SegmentFiles::Hold held_;  ///< all segments it reads

@@ -21,12 +21,15 @@ void JournalIndex::add_epoch(const VmId& id, EpochIndexPtr epoch) {
   Vm& vm = vms_[id];
   VMSHADOW_ASSERT(vm.epochs.empty() || vm.epochs.back()->info.epoch < epoch->info.epoch);
   vm.generation = std::max(vm.generation, epoch->info.generation);
+  vm.next_epoch = std::max(vm.next_epoch, epoch->info.epoch.next());
   vm.epochs.push_back(std::move(epoch));
 }
 
 bool JournalIndex::add_lost(const VmId& id, Epoch epoch, const Damage& damage) {
   const std::unique_lock lock(mutex_);
-  return vms_[id].lost.emplace(epoch, damage).second;
+  Vm& vm = vms_[id];
+  vm.next_epoch = std::max(vm.next_epoch, epoch.next());
+  return vm.lost.emplace(epoch, damage).second;
 }
 
 std::optional<Damage> JournalIndex::lost_between(const VmId& id, Epoch from, Epoch before) const {
@@ -97,6 +100,16 @@ std::optional<VmInfo> JournalIndex::vm(const VmId& id) const {
   const auto found = vms_.find(id);
   if (found == vms_.end()) return std::nullopt;
   return info_of(id, found->second);
+}
+
+VmId JournalIndex::id_of(const std::string& name) const {
+  const std::shared_lock lock(mutex_);
+  const VmId by_name = vm_id(name);
+  if (vms_.contains(by_name)) return by_name;
+  for (const auto& [id, vm] : vms_) {
+    if (vm.name.empty() && id.hex() == name) return id;
+  }
+  return by_name;
 }
 
 std::string JournalIndex::name_of(const VmId& id) const {
@@ -196,22 +209,23 @@ JournalIndex::Totals JournalIndex::totals() const {
   return totals;
 }
 
-std::optional<Epoch> JournalIndex::last_epoch(const VmId& id) const {
+Epoch JournalIndex::next_epoch(const VmId& id) const {
   const std::shared_lock lock(mutex_);
   const auto found = vms_.find(id);
-  if (found == vms_.end()) return std::nullopt;
-  std::optional<Epoch> last;
-  if (!found->second.epochs.empty()) last = found->second.epochs.back()->info.epoch;
-  if (!found->second.lost.empty()) {
-    last = std::max(last.value_or(Epoch{}), found->second.lost.rbegin()->first);
-  }
-  return last;
+  return found == vms_.end() ? Epoch{0} : found->second.next_epoch;
+}
+
+void JournalIndex::raise_next_epoch(const VmId& id, Epoch next) {
+  const std::unique_lock lock(mutex_);
+  Vm& vm = vms_[id];
+  vm.next_epoch = std::max(vm.next_epoch, next);
 }
 
 Result<std::vector<EpochIndexPtr>> JournalIndex::chain(const std::string& vm_name,
                                                        Epoch epoch) const {
+  const VmId id = id_of(vm_name);
   const std::shared_lock lock(mutex_);
-  const auto found = vms_.find(vm_id(vm_name));
+  const auto found = vms_.find(id);
   if (found == vms_.end()) return fail(Errc::not_found, fmt::format("no VM '{}'", vm_name));
   const Vm& vm = found->second;
   if (const auto lost = vm.lost.find(epoch); lost != vm.lost.end()) {

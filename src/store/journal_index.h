@@ -46,6 +46,8 @@ class JournalIndex {
 
   [[nodiscard]] std::vector<VmInfo> vms() const;
   [[nodiscard]] std::optional<VmInfo> vm(const VmId& id) const;
+  /// The VM of that name, or that vms() calls so because its name is lost.
+  [[nodiscard]] VmId id_of(const std::string& name) const;
   /// The VM's name, or its id in hex if that is all that is known.
   [[nodiscard]] std::string name_of(const VmId& id) const;
   /// The name is known. (Its grant may have been damaged.)
@@ -53,8 +55,11 @@ class JournalIndex {
   [[nodiscard]] Generation generation_of(const VmId& id) const;
   [[nodiscard]] VmSettings settings_of(const VmId& id) const;
   [[nodiscard]] std::vector<VmId> ids() const;
-  /// The newest epoch, damaged or lost ones included.
-  [[nodiscard]] std::optional<Epoch> last_epoch(const VmId& id) const;
+  /// The number of the VM's next epoch: above all there ever were, damaged, lost and dropped ones
+  /// included.
+  [[nodiscard]] Epoch next_epoch(const VmId& id) const;
+  /// Numbers below `next` are taken.
+  void raise_next_epoch(const VmId& id, Epoch next);
   /// All of a VM's kept epochs, damaged ones included, rising.
   [[nodiscard]] std::vector<EpochIndexPtr> epochs(const VmId& id) const;
 
@@ -78,6 +83,7 @@ class JournalIndex {
   struct Vm {
     std::string name;
     Generation generation;
+    Epoch next_epoch;
     std::vector<EpochIndexPtr> epochs;
     std::map<Epoch, Damage> lost;
     VmSettings settings;

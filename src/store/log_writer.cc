@@ -224,7 +224,7 @@ void LogWriter::write_batch(Batch& batch) {
     if (count > 0) {
       write_run(batch, first, count);
       first += count;
-    } else if (auto rolled = roll(); !rolled) {
+    } else if (auto rolled = roll(batch[first].kind == RequestKind::note); !rolled) {
       for (; first < batch.size(); ++first) {
         refuse(batch[first],
                rolled.error().code == Errc::no_space ? no_space(batch[first]) : rolled.error());
@@ -285,8 +285,10 @@ Status LogWriter::try_run(Batch& batch, std::size_t first, std::size_t count,
   std::vector<ByteSpan> pieces;
   auto durability = io::Durability::buffered;
   std::uint64_t end = tail_.offset.value;
+  bool for_upkeep = true;
   for (std::size_t i = first; i < first + count; ++i) {
     Request& request = batch[i];
+    for_upkeep = for_upkeep && request.kind == RequestKind::note;
     make_trailer(request);
     if (!request.piece.bytes.empty()) pieces.emplace_back(request.piece.bytes);
     if (!request.trailer.empty()) pieces.emplace_back(request.trailer);
@@ -297,7 +299,7 @@ Status LogWriter::try_run(Batch& batch, std::size_t first, std::size_t count,
   if (!pad_.empty()) pieces.emplace_back(pad_);
   end += pad_.size();
   run_end_ = end;
-  reserve(end);
+  VMSHADOW_TRY(reserve(end, for_upkeep));
   started = clock_.monotonic();
   return file_->write(pieces, tail_.offset.value, durability);
 }
@@ -307,15 +309,28 @@ void LogWriter::make_pad(std::uint64_t offset) {
   format::append_pad(pad_, offset, io::kDirectBlockBytes, durable_);
 }
 
+std::uint64_t LogWriter::upkeep_bytes() const {
+  return std::min(limits_.reserve_bytes, tier_size(catalog_, tier_) / 8);
+}
+
 /// Without it, each sync would bring the file system's own journal to the disk as well.
-void LogWriter::reserve(std::uint64_t end) {
-  if (end <= reserved_end_) return;
+Status LogWriter::reserve(std::uint64_t end, bool for_upkeep) {
+  if (end <= reserved_end_) return {};
+  const std::uint64_t from = std::max(reserved_end_, tail_.offset.value);
   const std::uint64_t whole = io::round_up_to_block(std::max(limits_.segment_bytes, end));
-  reserved_end_ = std::min(whole, end + kReserveBytes);
+  std::uint64_t wanted = std::min(whole, end + kReserveBytes);
+  const std::uint64_t room = tier_room(catalog_, tier_);
+  const std::uint64_t upkeep = upkeep_bytes();
+  if (!for_upkeep && room < upkeep + (end - from)) {
+    return fail(Errc::no_space, "what is left is for the store's upkeep");
+  }
+  if (room < upkeep + (wanted - from)) wanted = end;
+  reserved_end_ = wanted;
   if (const auto reserved = file_->preallocate(reserved_end_); !reserved) {
     spdlog::debug("the journal in '{}' is written without space reserved in advance: {}",
                   tier_path(), reserved.error().message);
   }
+  return {};
 }
 
 void LogWriter::make_trailer(Request& request) const {
@@ -428,18 +443,27 @@ Status LogWriter::seal() {
   return {};
 }
 
-Status LogWriter::roll() {
+Status LogWriter::roll(bool for_upkeep) {
   if (file_ != nullptr) {
     if (auto sealed = seal(); !sealed) {
       poison(sealed.error());
       return fail(poison_error());
     }
   }
-  return make_segment();
+  return make_segment(for_upkeep);
 }
 
-Status LogWriter::make_segment() {
+Status LogWriter::make_segment(bool for_upkeep) {
+  if (catalog_.listed() + 1 >= format::kSegmentEntriesMax) {
+    return fail(Errc::unsupported,
+                fmt::format("the journal in '{}' takes no more epochs: a store can have {} "
+                            "segments; use larger ones",
+                            catalog_.directory().path(), format::kSegmentEntriesMax));
+  }
   VMSHADOW_ASSIGN(tier_, choose_tier(catalog_, TierKind::ssd, limits_.room_bytes_min));
+  if (!for_upkeep && tier_room(catalog_, tier_) < upkeep_bytes() + limits_.room_bytes_min) {
+    return fail(Errc::no_space, "what is left is for the store's upkeep");
+  }
   const StoreDirectory& directory = catalog_.directory();
   const SegmentId id = catalog_.allocate();
   const std::string path = directory.segment_path(tier_, id);
@@ -525,17 +549,20 @@ void LogWriter::refuse(Request& request, const Error& error) {
 }
 
 Error LogWriter::no_space(const EpochInLog& epoch, RequestKind kind) const {
-  std::string what = "a record";
-  if (kind == RequestKind::grant) what = "a new generation";
+  std::string what = "a new generation";
   if (kind == RequestKind::piece || kind == RequestKind::commit) {
     what = fmt::format("epoch {}", epoch.head.epoch.value);
+  } else if (kind == RequestKind::note) {
+    what = epoch.vm_name.empty() ? "what replaces old segments" : "the state";
   }
+  if (!epoch.vm_name.empty()) what += fmt::format(" of VM '{}'", epoch.vm_name);
+  constexpr double mib = 1 << 20;
   return Error{
       Errc::no_space,
-      fmt::format(
-          "no space in '{}' ({:.1f} MiB free) for {} of VM '{}': free some or move the store",
-          tier_path(), static_cast<double>(tier_room(catalog_, tier_)) / (1 << 20), what,
-          epoch.vm_name)};
+      fmt::format("no space in '{}' ({:.1f} MiB free, {:.1f} MiB kept back for the store's upkeep) "
+                  "for {}: free some, give the tier more, or keep epochs for less long",
+                  tier_path(), static_cast<double>(tier_room(catalog_, tier_)) / mib,
+                  static_cast<double>(upkeep_bytes()) / mib, what)};
 }
 
 /// With a seal the next start need not read the segment. It is whole without: a failure is no loss.

@@ -76,6 +76,9 @@ struct LogLimits {
   std::size_t queue_bytes = std::size_t{64} << 20;
   /// A tier with less room than this gets no new segment.
   std::uint64_t room_bytes_min = std::uint64_t{1} << 20;
+  /// So much of a tier is left to upkeep, which needs room to make room: epochs are refused before.
+  /// At most an eighth of the tier.
+  std::uint64_t reserve_bytes = std::uint64_t{256} << 20;
 };
 
 class LogWriter {
@@ -160,9 +163,11 @@ class LogWriter {
   void make_trailer(Request& request) const;
   [[nodiscard]] bool has_room(const VmId& vm) const;
   void make_pad(std::uint64_t offset);
-  void reserve(std::uint64_t end);
-  [[nodiscard]] Status roll();
-  [[nodiscard]] Status make_segment();
+  /// Asks for disk space up to `end`. Errc::no_space where that is upkeep's.
+  [[nodiscard]] Status reserve(std::uint64_t end, bool for_upkeep);
+  [[nodiscard]] std::uint64_t upkeep_bytes() const;
+  [[nodiscard]] Status roll(bool for_upkeep);
+  [[nodiscard]] Status make_segment(bool for_upkeep);
   /// Ends the open segment, durably, and lets go of it.
   [[nodiscard]] Status seal();
   void add_to_skeleton(std::uint64_t offset, ByteSpan records);

@@ -38,6 +38,10 @@ std::map<Epoch, EpochIndexPtr> merge_all(const std::vector<EpochIndexPtr>& epoch
   return changes;
 }
 
+Archiver::Placement everything_to(TierKind kind) {
+  return {[kind](unsigned) { return kind; }, kind};
+}
+
 }  // namespace
 
 Maintenance::Maintenance(Ground ground, std::unique_ptr<io::FileSystem> files,
@@ -77,10 +81,15 @@ void Maintenance::run() {
 
 Status Maintenance::pass() {
   const std::lock_guard lock(pass_mutex_);
-  VMSHADOW_TRY(thin());
-  VMSHADOW_TRY(drain());
-  VMSHADOW_TRY(compact());
-  VMSHADOW_TRY(relieve());
+  remove_left_behind();
+  // A step that fails (a disk is full, say) must not keep the others from making room.
+  Status first;
+  for (const auto step :
+       {&Maintenance::thin, &Maintenance::drain, &Maintenance::compact, &Maintenance::relieve}) {
+    if (auto done = (this->*step)(); !done && first) first = std::move(done);
+    if (!first && first.error().code == Errc::cancelled) break;
+  }
+  VMSHADOW_TRY(std::move(first));
   const std::lock_guard figures(mutex_);
   ++figures_.passes;
   return {};
@@ -114,7 +123,7 @@ Status Maintenance::write_state(const VmId& vm) {
 
 Status Maintenance::change_settings(const VmId& vm,
                                     const std::function<Status(VmSettings&)>& change) {
-  const std::lock_guard lock(pass_mutex_);
+  const std::lock_guard lock(settings_mutex_);
   VmSettings settings = ground_.index.settings_of(vm);
   const VmSettings before = settings;
   VMSHADOW_TRY(change(settings));
@@ -130,11 +139,18 @@ Status Maintenance::change_settings(const VmId& vm,
 }
 
 Status Maintenance::thin() {
-  for (const VmId& vm : ground_.index.ids()) VMSHADOW_TRY(thin_vm(vm));
+  // A VM that has stopped keeps its last window until the room is needed. (In a full store nothing
+  // would age: no epoch comes.)
+  std::optional<WallTime> now;
+  for (TierIndex tier = 0; tier < ground_.catalog.directory().tiers().size(); ++tier) {
+    if (is_short(tier)) now = ground_.clock.wall();
+  }
+  for (const VmId& vm : ground_.index.ids()) VMSHADOW_TRY(thin_vm(vm, now));
   return {};
 }
 
-Status Maintenance::thin_vm(const VmId& vm) {
+Status Maintenance::thin_vm(const VmId& vm, std::optional<WallTime> now) {
+  const std::lock_guard lock(settings_mutex_);
   if (!ground_.index.is_named(vm)) return {};  // no vm_state can be written of it
   const std::vector<EpochIndexPtr> epochs = ground_.index.epochs(vm);
   std::vector<DatedEpoch> dated;
@@ -144,7 +160,7 @@ Status Maintenance::thin_vm(const VmId& vm) {
   }
   VmSettings settings = ground_.index.settings_of(vm);
   const std::vector<Epoch> dropped =
-      epochs_to_drop(dated, ground_.states.policy_of(vm), settings.pins);
+      epochs_to_drop(dated, ground_.states.policy_of(vm), settings.pins, now);
   if (dropped.empty()) return {};
 
   ++settings.version;
@@ -165,17 +181,18 @@ bool Maintenance::has_tier(TierKind kind) const {
 }
 
 bool Maintenance::is_short(TierIndex tier) const {
-  const std::uint64_t capacity = ground_.catalog.directory().tiers()[tier].capacity_bytes;
-  if (capacity == 0) return false;  // the file system's business: a write will say so
-  const double room = static_cast<double>(tier_room(ground_.catalog, tier));
-  return room < options_.tier_room_min * static_cast<double>(capacity);
+  const double share =
+      options_.tier_room_min * static_cast<double>(tier_size(ground_.catalog, tier));
+  const double wanted = std::min(share, static_cast<double>(options_.tier_room_bytes));
+  return static_cast<double>(tier_room(ground_.catalog, tier)) < wanted;
 }
 
 /// What is rewritten within the kept history stays on the fast tier.
 Archiver::Placement Maintenance::placement() const {
-  if (!has_tier(TierKind::hdd)) return [](unsigned) { return TierKind::ssd; };
-  if (!has_tier(TierKind::ssd)) return [](unsigned) { return TierKind::hdd; };
-  return [](unsigned versions) { return versions >= 2 ? TierKind::ssd : TierKind::hdd; };
+  if (!has_tier(TierKind::hdd)) return everything_to(TierKind::ssd);
+  if (!has_tier(TierKind::ssd)) return everything_to(TierKind::hdd);
+  return {[](unsigned versions) { return versions >= 2 ? TierKind::ssd : TierKind::hdd; },
+          TierKind::ssd};
 }
 
 bool Maintenance::pace(std::uint64_t bytes) {
@@ -192,7 +209,17 @@ Status Maintenance::archive(const std::vector<SegmentId>& sources,
   ArchiveOptions options;
   options.segment_bytes = options_.archive_segment_bytes;
   options.pace = [this](std::uint64_t bytes) { return pace(bytes); };
-  VMSHADOW_ASSIGN(ArchiveReport report, archiver.run(sources, placement, options));
+  const MonotonicTime now = ground_.clock.monotonic();
+  options.lose_unreadable =
+      unreadable_since_ && now - *unreadable_since_ >= options_.unreadable_max;
+  auto ran = archiver.run(sources, placement, options);
+  if (!ran) {
+    if (ran.error().code == Errc::io && !unreadable_since_) unreadable_since_ = now;
+    return fail(std::move(ran).error());
+  }
+  unreadable_since_.reset();
+  ArchiveReport report = *std::move(ran);
+  left_behind_.insert(left_behind_.end(), report.left_behind.begin(), report.left_behind.end());
   const std::lock_guard lock(mutex_);
   figures_.moved_bytes += report.written_bytes;
   figures_.removed_bytes += report.removed_bytes;
@@ -229,22 +256,53 @@ SegmentId Maintenance::window_begins() const {
   return first;
 }
 
+void Maintenance::remove_left_behind() {
+  std::erase_if(left_behind_, [&](const std::string& path) {
+    const auto removed = files_->remove(path);
+    return removed || removed.error().code == Errc::not_found;
+  });
+}
+
+std::uint64_t Maintenance::room() const {
+  std::uint64_t room = 0;
+  for (TierIndex tier = 0; tier < ground_.catalog.directory().tiers().size(); ++tier) {
+    const std::uint64_t of_tier = tier_room(ground_.catalog, tier);
+    room = of_tier > UINT64_MAX - room ? UINT64_MAX : room + of_tier;
+  }
+  return room;
+}
+
 Status Maintenance::drain() {
   while (true) {
     const SegmentId settled = ground_.log.settled_before();
     const SegmentId window = window_begins();
+    const auto live = ground_.index.totals().live_bytes;
+    // What one run moves must fit before what it frees is free.
+    const std::uint64_t room_for_run = room() / 2;
     std::vector<SegmentId> sources;
     std::uint64_t bytes = 0;
+    std::uint64_t moved = 0;
     for (const auto& [id, facts] : ground_.catalog.all()) {
       if (facts.kind != format::SegmentKind::journal) continue;
       if (id >= settled || bytes >= options_.run_bytes_max) break;
       if (id >= window && !is_short(facts.tier)) break;
+      if (const auto found = live.find(id); found != live.end()) moved += found->second;
+      if (!sources.empty() && moved > room_for_run) break;
       sources.push_back(id);
-      bytes += facts.bytes;
+      bytes += facts.missing ? 0 : facts.bytes;
     }
     if (sources.empty()) return {};
     VMSHADOW_TRY(archive(sources, placement()));
   }
+}
+
+bool Maintenance::is_missed(SegmentId segment) const {
+  for (const VmId& vm : ground_.index.ids()) {
+    for (const EpochIndexPtr& epoch : ground_.index.epochs(vm)) {
+      if (epoch->base_damage && epoch->base_damage->at.segment == segment) return true;
+    }
+  }
+  return false;
 }
 
 Status Maintenance::compact() {
@@ -261,10 +319,12 @@ Status Maintenance::compact() {
     const auto totals = ground_.index.totals();
     for (const auto& [id, facts] : ground_.catalog.all()) {
       if (facts.kind != format::SegmentKind::archive) continue;
+      // Its file may be found again. Once nobody misses it, it is struck off the list.
+      if (facts.missing && is_missed(id)) continue;
       const auto found = totals.live_bytes.find(id);
       const std::uint64_t needed = found == totals.live_bytes.end() ? 0 : found->second;
-      archives.push_back({id, facts.record_bytes, needed});
-      stored += facts.record_bytes;
+      archives.push_back({id, facts.missing ? 0 : facts.record_bytes, needed});
+      stored += archives.back().bytes;
       live += needed;
     }
     const std::uint64_t stored_all = stored;
@@ -300,16 +360,14 @@ Status Maintenance::relieve() {
   for (TierIndex tier = 0; tier < tiers.size(); ++tier) {
     if (tiers[tier].kind != TierKind::ssd) continue;
     while (is_short(tier)) {
-      std::vector<SegmentId> sources;
-      for (const auto& [id, facts] : ground_.catalog.all()) {
-        if (facts.kind != format::SegmentKind::archive || facts.tier != tier) continue;
-        sources.push_back(id);
-        break;
-      }
-      if (sources.empty()) break;
-      const std::uint64_t before = ground_.catalog.tier_bytes(tier);
-      VMSHADOW_TRY(archive(sources, [](unsigned) { return TierKind::hdd; }));
-      if (ground_.catalog.tier_bytes(tier) >= before) break;  // the slow tier has no room either
+      const auto segments = ground_.catalog.all();
+      const auto oldest = std::find_if(segments.begin(), segments.end(), [&](const auto& entry) {
+        const SegmentFacts& facts = entry.second;
+        return facts.kind == format::SegmentKind::archive && facts.tier == tier && !facts.missing;
+      });
+      if (oldest == segments.end()) break;
+      if (!choose_tier_of(ground_.catalog, TierKind::hdd, oldest->second.bytes)) break;
+      VMSHADOW_TRY(archive({oldest->first}, everything_to(TierKind::hdd)));
     }
   }
   return {};

@@ -34,10 +34,16 @@ struct MaintenanceOptions {
   double archive_space_max = 1.15;
   /// Only those are that have less than this share of live bytes.
   double archive_live_max = 0.85;
-  /// A tier with less room than this share of its capacity is relieved.
-  double tier_room_min = 0.1;
+  /// A tier with less room than this share of its size is relieved: before ingest has to stop for
+  /// the room that upkeep needs (LogLimits::reserve_bytes).
+  double tier_room_min = 0.2;
+  /// Of a large tier not more than this.
+  std::uint64_t tier_room_bytes = std::uint64_t{2} << 30;
   /// Bytes read and written per second by the archiver; 0: as fast as it can.
   std::uint64_t bytes_per_second = 0;
+  /// How long the disk may be unable to read something that is to be archived before it is given up
+  /// as lost.
+  std::chrono::seconds unreadable_max{600};
   std::chrono::milliseconds interval{1000};  ///< between passes in the background
 };
 
@@ -78,12 +84,17 @@ class Maintenance {
  private:
   void run();
   Status thin();
-  Status thin_vm(const VmId& vm);
+  Status thin_vm(const VmId& vm, std::optional<WallTime> now);
   Status write_state(const VmId& vm);
   Status drain();
   Status compact();
   Status relieve();
   Status archive(const std::vector<SegmentId>& sources, const Archiver::Placement& placement);
+  void remove_left_behind();
+  /// What archives may take of all tiers together.
+  [[nodiscard]] std::uint64_t room() const;
+  /// Whether a kept epoch's damage is put down to this missing segment.
+  [[nodiscard]] bool is_missed(SegmentId segment) const;
   [[nodiscard]] Archiver::Placement placement() const;
   [[nodiscard]] bool is_short(TierIndex tier) const;
   [[nodiscard]] bool has_tier(TierKind kind) const;
@@ -95,7 +106,10 @@ class Maintenance {
   const std::unique_ptr<io::FileSystem> files_;
   const MaintenanceOptions options_;
 
-  std::mutex pass_mutex_;  ///< held during a pass
+  std::mutex pass_mutex_;                 ///< held during a pass
+  std::mutex settings_mutex_;             ///< held while a VM's settings or kept epochs change
+  std::vector<std::string> left_behind_;  ///< files that could not be removed yet
+  std::optional<MonotonicTime> unreadable_since_;  ///< the archiver has got nowhere since
   mutable std::mutex mutex_;
   std::condition_variable stop_;
   bool stopping_ = false;

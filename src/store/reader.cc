@@ -28,7 +28,9 @@ Result<std::unique_ptr<Reader>> Reader::open(const std::string& path) {
     if (!recovery) return fail(std::move(recovery).error());
     auto segments = std::make_shared<const SegmentFiles>(recovery->catalog);
     std::vector<SegmentId> ids;
-    for (const auto& [id, facts] : recovery->catalog->all()) ids.push_back(id);
+    for (const auto& [id, facts] : recovery->catalog->all()) {
+      if (!facts.missing) ids.push_back(id);
+    }
     auto held = segments->hold(ids);
     if (!held && held.error().code == Errc::not_found && attempt < kAttemptsMax) continue;
     if (!held) return fail(std::move(held).error());
@@ -69,7 +71,7 @@ Result<std::vector<VmInfo>> Reader::vms() const {
 }
 
 Result<VmInfo> Reader::vm(const std::string& name) const {
-  if (auto info = index_->vm(vm_id(name))) {
+  if (auto info = index_->vm(index_->id_of(name))) {
     name_tiers(*info);
     return *std::move(info);
   }
@@ -82,7 +84,8 @@ Result<VmInfo> Reader::vm(const std::string& name) const {
 }
 
 Result<std::unique_ptr<EpochImage>> Reader::open(const std::string& vm_name, Epoch epoch) const {
-  if (!index_->vm(vm_id(vm_name))) VMSHADOW_TRY(vm(vm_name));
+  const VmId id = index_->id_of(vm_name);
+  if (!index_->vm(id)) VMSHADOW_TRY(vm(vm_name));
   for (int attempt = 1;; ++attempt) {
     VMSHADOW_ASSIGN(auto chain, index_->chain(vm_name, epoch));
     std::set<SegmentId> ids;
@@ -95,7 +98,8 @@ Result<std::unique_ptr<EpochImage>> Reader::open(const std::string& vm_name, Epo
       return fail(std::move(held).error().with_context(
           fmt::format("epoch {} of VM '{}' cannot be read", epoch.value, vm_name)));
     }
-    return std::make_unique<JournalImage>(vm_name, std::move(chain), segments_, *std::move(held));
+    return std::make_unique<JournalImage>(SegmentFiles::Owner{id, vm_name}, std::move(chain),
+                                          segments_, *std::move(held));
   }
 }
 

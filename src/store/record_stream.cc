@@ -34,10 +34,10 @@ Result<ByteSpan> RecordStream::next() {
   if (skip + place.record_bytes() <= ahead_bytes_) {
     const ByteSpan bytes =
         ByteSpan(ahead_).subspan(static_cast<std::size_t>(skip), place.record_bytes());
-    VMSHADOW_TRY(SegmentFiles::check(place, type_, vm_name_, bytes));
+    VMSHADOW_TRY(SegmentFiles::check(place, type_, owner_, bytes));
     return bytes.subspan(format::kRecordPrefixBytes);
   }
-  VMSHADOW_TRY(segments_.read(place, type_, vm_name_, alone_));
+  VMSHADOW_TRY(segments_.read(place, type_, owner_, alone_));
   return alone_.body();
 }
 

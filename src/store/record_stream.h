@@ -17,9 +17,9 @@ namespace vmshadow::store {
 class RecordStream {
  public:
   /// `places` rise by position. All that is given must outlive the stream.
-  RecordStream(const SegmentFiles& segments, format::RecordType type, const std::string& vm_name,
-               std::span<const RecordPlace> places)
-      : segments_(segments), type_(type), vm_name_(vm_name), places_(places) {}
+  RecordStream(const SegmentFiles& segments, format::RecordType type,
+               const SegmentFiles::Owner& owner, std::span<const RecordPlace> places)
+      : segments_(segments), type_(type), owner_(owner), places_(places) {}
 
   /// The next record's body, checked, valid until the next call; there must be one. Errors as
   /// SegmentFiles::read().
@@ -34,7 +34,7 @@ class RecordStream {
 
   const SegmentFiles& segments_;
   const format::RecordType type_;
-  const std::string& vm_name_;
+  const SegmentFiles::Owner& owner_;
   const std::span<const RecordPlace> places_;
   std::size_t next_ = 0;
   std::size_t ahead_end_ = 0;  ///< places before this one were read ahead, or cannot be

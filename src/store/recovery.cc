@@ -3,6 +3,8 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <filesystem>
+#include <map>
 #include <set>
 
 #include "format/store_state.h"
@@ -224,6 +226,8 @@ class Recoverer {
   void read_archives();
   void read_archive(OpenSegment& segment);
   bool belongs(const OpenSegment& archive);
+  /// The sources that an archive names.
+  static std::optional<std::vector<SegmentId>> sources_of(const OpenSegment& archive);
   void note_missing();
   /// Reads a segment that is full: by its skeleton, or all of it if hooks_.check is set. False: it
   /// is not, or its end `may_be_torn` and is.
@@ -246,6 +250,7 @@ class Recoverer {
   std::vector<OpenSegment> journal_;
   std::vector<OpenSegment> archives_;
   std::set<SegmentId> archived_;
+  std::set<SegmentId> stood_for_;  ///< by archives that no list names
 };
 
 Status Recoverer::open_files() {
@@ -373,22 +378,33 @@ void Recoverer::read_journal() {
   builder_.finish();
 }
 
-/// Whether an archive that no list names is part of the store: its replace record was lost, or it
-/// was not written yet. In the second case all that it was made from is still there.
-bool Recoverer::belongs(const OpenSegment& archive) {
-  if (builder_.expected().contains(archive.where.id)) return true;
-  const auto present = [&](SegmentId id) {
-    const auto is = [&](const OpenSegment& segment) { return segment.where.id == id; };
-    return excluded_.contains(id) || std::any_of(journal_.begin(), journal_.end(), is) ||
-           std::any_of(archives_.begin(), archives_.end(), is);
-  };
+std::optional<std::vector<SegmentId>> Recoverer::sources_of(const OpenSegment& archive) {
   SegmentScanner scanner(archive.source, format::kSegmentHeadBytes);
   const ScanItem first = scanner.next();
   const auto* record = std::get_if<GoodRecord>(&first);
-  if (record != nullptr && record->prefix.head.type == RecordType::replace) {
-    if (const auto replace = format::decode_replace(record->body)) {
-      return !std::all_of(replace->removed.begin(), replace->removed.end(), present);
-    }
+  if (record == nullptr || record->prefix.head.type != RecordType::replace) return std::nullopt;
+  auto replace = format::decode_replace(record->body);
+  if (!replace) return std::nullopt;
+  return std::move(replace->removed);
+}
+
+/// Whether an archive that no list names is part of the store: its replace record was lost, or it
+/// was not written yet. In the second case all that it was made from is still there.
+bool Recoverer::belongs(const OpenSegment& archive) {
+  const SegmentId id = archive.where.id;
+  if (builder_.expected().contains(id)) return true;
+  // Replaced itself; or not finished, when nothing that it was made from was given up for it.
+  if (builder_.removed().contains(id)) return false;
+  if (!visit_skeleton(archive.source, id, [](auto...) {}).visited) return false;
+  const auto present = [&](SegmentId source) {
+    const auto is = [&](const OpenSegment& segment) { return segment.where.id == source; };
+    return excluded_.contains(source) || std::any_of(journal_.begin(), journal_.end(), is) ||
+           std::any_of(archives_.begin(), archives_.end(), is);
+  };
+  if (const auto sources = sources_of(archive)) {
+    if (std::all_of(sources->begin(), sources->end(), present)) return false;
+    stood_for_.insert(sources->begin(), sources->end());
+    return true;
   }
   // It does not say: it may be all that is left of what is missing.
   return !std::all_of(builder_.expected().begin(), builder_.expected().end(),
@@ -453,15 +469,17 @@ void Recoverer::read_archives() {
 void Recoverer::note_missing() {
   std::uint64_t named = 0;
   for (const auto& [id, entry] : builder_.expected()) {
-    const bool is_front = journal_.empty() || id < journal_.front().where.id;
-    // Those further on in the journal were noticed on the way.
-    if (recovery_.catalog->find(id) || recovery_.torn_segment == id ||
-        (entry.kind == format::SegmentKind::journal && !is_front)) {
+    if (recovery_.catalog->find(id) || recovery_.torn_segment == id || stood_for_.contains(id)) {
       continue;
     }
-    Damage& damage = note(id, 0, 0, "the segment's file is missing");
+    // It stays on the list, or the next start would know nothing of it.
+    recovery_.catalog->add(id, {entry.kind, 0, entry.bytes, entry.bytes > 0, true, 0, true});
+    const bool is_front = journal_.empty() || id < journal_.front().where.id;
+    // Those further on in the journal were noticed on the way.
+    if (entry.kind == format::SegmentKind::journal && !is_front) continue;
+    const Damage damage{{id, SegmentOffset{0}}, 0, "the segment's file is missing", {}, {}};
     assembler_.add_unknown_loss(damage);
-    if (++named >= kMissingSegmentsNamedMax) return;
+    if (++named <= kMissingSegmentsNamedMax) builder_.damage().push_back(damage);
   }
 }
 
@@ -483,7 +501,44 @@ Result<Recovery> Recoverer::run() {
 
 }  // namespace
 
-Result<Recovery> recover(const StoreDirectory& directory, const ScanHooks& hooks) {
+namespace {
+
+/// How often reading starts over because a live store changed its segments meanwhile.
+constexpr int kAttemptsMax = 20;
+
+/// A segment's file as it was at some moment.
+struct Seen {
+  TierIndex tier{};
+  std::uint64_t bytes{};
+  bool operator==(const Seen&) const = default;
+};
+using Sight = std::map<SegmentId, Seen>;
+
+Result<Sight> look(const StoreDirectory& directory) {
+  VMSHADOW_ASSIGN(const auto listing, directory.list());
+  Sight sight;
+  for (const StoreDirectory::SegmentFile& file : listing.segments) {
+    std::error_code error;
+    const auto bytes =
+        std::filesystem::file_size(directory.segment_path(file.tier, file.id), error);
+    if (!error) sight[file.id] = {file.tier, bytes};
+  }
+  return sight;
+}
+
+/// Whether a segment that is called damaged is not what it was: it came, went or grew between two
+/// looks at it, and it was nobody's fault.
+bool is_blurred(const std::vector<Damage>& damage, const Sight& before, const Sight& after) {
+  const auto seen = [](const Sight& sight, SegmentId id) {
+    const auto found = sight.find(id);
+    return found == sight.end() ? std::optional<Seen>() : found->second;
+  };
+  return std::any_of(damage.begin(), damage.end(), [&](const Damage& d) {
+    return seen(before, d.at.segment) != seen(after, d.at.segment);
+  });
+}
+
+Result<Recovery> recover_once(const StoreDirectory& directory, const ScanHooks& hooks) {
   std::set<SegmentId> excluded;
   while (true) {
     Recoverer recoverer(directory, hooks, excluded);
@@ -491,6 +546,23 @@ Result<Recovery> recover(const StoreDirectory& directory, const ScanHooks& hooks
     if (recoverer.archived().empty()) return recovery;
     // A crash, or a store that is just at it, left journal segments that archives stand for.
     excluded.insert(recoverer.archived().begin(), recoverer.archived().end());
+  }
+}
+
+}  // namespace
+
+Result<Recovery> recover(const StoreDirectory& directory, const ScanHooks& hooks) {
+  for (int attempt = 1;; ++attempt) {
+    VMSHADOW_ASSIGN(const Sight before, look(directory));
+    auto recovery = recover_once(directory, hooks);
+    if (attempt == kAttemptsMax) return recovery;
+    if (!recovery) {
+      if (recovery.error().code == Errc::not_found) continue;
+      return recovery;
+    }
+    if (recovery->damage.empty()) return recovery;
+    VMSHADOW_ASSIGN(const Sight after, look(directory));
+    if (!is_blurred(recovery->damage, before, after)) return recovery;
   }
 }
 

@@ -230,13 +230,14 @@ std::string policy_text(const RetentionPolicy& policy) {
 }
 
 std::vector<Epoch> epochs_to_drop(std::span<const DatedEpoch> epochs, const RetentionPolicy& policy,
-                                  const std::set<Epoch>& pins) {
+                                  const std::set<Epoch>& pins, std::optional<WallTime> now) {
   std::vector<Epoch> dropped;
   if (epochs.empty()) return dropped;
   VMSHADOW_ASSERT(std::is_sorted(epochs.begin(), epochs.end(),
                                  [](const auto& a, const auto& b) { return a.epoch < b.epoch; }));
   const std::span<const DatedEpoch> older = epochs.first(epochs.size() - 1);
-  const Thinning thinning(policy, epochs.back().committed.ns);
+  const std::int64_t newest = epochs.back().committed.ns;
+  const Thinning thinning(policy, now ? std::max(newest, now->ns) : newest);
   // From the newest back: whatever comes second in a bucket goes. Times mostly rise, so most of the
   // time the bucket is that of the epoch before; only the others are looked up.
   std::optional<Thinning::Bucket> last;

@@ -23,6 +23,7 @@
 
 #include <chrono>
 #include <cstdint>
+#include <optional>
 #include <set>
 #include <span>
 #include <string>
@@ -60,9 +61,11 @@ struct DatedEpoch {
   WallTime committed;
 };
 
-/// Those of `epochs` (rising) that need not be kept any more, rising. Linear.
+/// Those of `epochs` (rising) that need not be kept any more, rising. Counted from the newest, so
+/// that a VM that has stopped keeps its last window; from `now` if that is given and later. Linear.
 [[nodiscard]] std::vector<Epoch> epochs_to_drop(std::span<const DatedEpoch> epochs,
                                                 const RetentionPolicy& policy,
-                                                const std::set<Epoch>& pins);
+                                                const std::set<Epoch>& pins,
+                                                std::optional<WallTime> now = {});
 
 }  // namespace vmshadow::store

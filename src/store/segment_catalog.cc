@@ -80,9 +80,15 @@ std::uint64_t SegmentCatalog::tier_bytes(TierIndex tier) const {
   const std::lock_guard lock(mutex_);
   std::uint64_t bytes = 0;
   for (const auto& [id, facts] : segments_) {
-    if (facts.tier == tier) bytes += facts.bytes;
+    if (facts.tier == tier && !facts.missing) bytes += facts.bytes;
   }
   return bytes;
+}
+
+std::size_t SegmentCatalog::listed() const {
+  const std::lock_guard lock(mutex_);
+  return static_cast<std::size_t>(std::count_if(
+      segments_.begin(), segments_.end(), [](const auto& entry) { return entry.second.listed; }));
 }
 
 Result<std::string> SegmentCatalog::path(SegmentId id) const {

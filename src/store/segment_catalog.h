@@ -28,6 +28,8 @@ struct SegmentFacts {
   bool listed = true;
   /// Of an archive: of `bytes`, those of its VMs' records; the rest it needs for itself.
   std::uint64_t record_bytes{};
+  /// Its file is lost; what should be there is known from a list.
+  bool missing{};
 };
 
 class SegmentCatalog {
@@ -51,7 +53,10 @@ class SegmentCatalog {
   [[nodiscard]] std::map<SegmentId, SegmentFacts> all() const;
   /// Those listed, as segment_list records have them, by number.
   [[nodiscard]] std::vector<format::SegmentEntry> entries() const;
+  /// What the files of a tier take.
   [[nodiscard]] std::uint64_t tier_bytes(TierIndex tier) const;
+  /// How many segments are listed.
+  [[nodiscard]] std::size_t listed() const;
   /// The path of a segment's file; Errc::not_found if the store has no such segment (any more).
   [[nodiscard]] Result<std::string> path(SegmentId id) const;
 

@@ -15,9 +15,15 @@ Result<std::shared_ptr<const UniqueFd>> SegmentFiles::file(SegmentId id) const {
   VMSHADOW_ASSIGN(UniqueFd opened, io::open_for_reading(path));
   auto fd = std::make_shared<const UniqueFd>(std::move(opened));
   known = fd;
-  recent_.push_back(fd);
+  recent_.emplace_back(id, fd);
   if (recent_.size() > kOpenMax) recent_.pop_front();  // whoever reads it holds on to it
   return fd;
+}
+
+void SegmentFiles::forget(SegmentId id) const {
+  const std::lock_guard lock(mutex_);
+  open_.erase(id);
+  std::erase_if(recent_, [&](const auto& held) { return held.first == id; });
 }
 
 Result<SegmentFiles::Hold> SegmentFiles::hold(const std::vector<SegmentId>& segments) const {
@@ -30,11 +36,9 @@ Result<SegmentFiles::Hold> SegmentFiles::hold(const std::vector<SegmentId>& segm
 }
 
 namespace {
-tl::unexpected<Error> damaged(const RecordPlace& place, const std::string& vm_name,
-                              std::string what) {
-  return fail(
-      Damage{place.position(), place.record_bytes(), std::move(what), vm_name, place.epoch()}
-          .error());
+Error damaged(const RecordPlace& place, const SegmentFiles::Owner& owner, std::string what) {
+  return Damage{place.position(), place.record_bytes(), std::move(what), owner.name, place.epoch()}
+      .error();
 }
 }  // namespace
 
@@ -44,29 +48,33 @@ Result<std::size_t> SegmentFiles::read_raw(SegmentId id, SegmentOffset offset,
   return io::read_at(fd->get(), offset.value, out);
 }
 
-Status SegmentFiles::read(const RecordPlace& place, format::RecordType type,
-                          const std::string& vm_name, Record& record) const {
+Status SegmentFiles::read(const RecordPlace& place, format::RecordType type, const Owner& owner,
+                          Record& record) const {
   VMSHADOW_ASSIGN(const auto fd, file(place.segment()));
   record.bytes.resize(place.record_bytes());
   const auto got = io::read_at(fd->get(), place.offset().value, record.bytes);
-  if (!got) return damaged(place, vm_name, got.error().message);
-  VMSHADOW_ASSIGN(record.prefix, check(place, type, vm_name, ByteSpan(record.bytes).first(*got)));
+  if (!got) {
+    Error error = damaged(place, owner, got.error().message);
+    error.code = got.error().code;
+    return fail(std::move(error));
+  }
+  VMSHADOW_ASSIGN(record.prefix, check(place, type, owner, ByteSpan(record.bytes).first(*got)));
   return {};
 }
 
 Result<format::RecordPrefix> SegmentFiles::check(const RecordPlace& place, format::RecordType type,
-                                                 const std::string& vm_name, ByteSpan bytes) {
+                                                 const Owner& owner, ByteSpan bytes) {
   if (bytes.size() < place.record_bytes()) {
-    return damaged(place, vm_name, "the segment ends inside the record");
+    return fail(damaged(place, owner, "the segment ends inside the record"));
   }
   const auto prefix = format::decode_prefix(bytes);
-  if (!prefix) return damaged(place, vm_name, prefix.error().message);
+  if (!prefix) return fail(damaged(place, owner, prefix.error().message));
   if (prefix->body_bytes != place.body_bytes() || prefix->head.type != type ||
-      prefix->head.epoch != place.epoch() || prefix->head.vm != vm_id(vm_name)) {
-    return damaged(place, vm_name, "another record stands where the index expects one");
+      prefix->head.epoch != place.epoch() || prefix->head.vm != owner.id) {
+    return fail(damaged(place, owner, "another record stands where the index expects one"));
   }
   const auto sound = format::check_body(*prefix, bytes.subspan(format::kRecordPrefixBytes));
-  if (!sound) return damaged(place, vm_name, sound.error().message);
+  if (!sound) return fail(damaged(place, owner, sound.error().message));
   return *prefix;
 }
 

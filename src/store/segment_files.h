@@ -30,6 +30,11 @@ class SegmentFiles {
   /// gone already: whoever asked knows an old state of the index.
   [[nodiscard]] Result<Hold> hold(const std::vector<SegmentId>& segments) const;
 
+  /// Whose record is expected: the name is for messages, and may be the id in hex.
+  struct Owner {
+    VmId id;
+    std::string name;
+  };
   struct Record {
     format::RecordPrefix prefix;
     std::vector<std::byte> bytes;  ///< prefix and body
@@ -38,18 +43,21 @@ class SegmentFiles {
     }
   };
   /// Reads a record into `record` (its buffer is used again) and checks it against its checksums
-  /// and what is expected of it. Errc::corrupt names segment, offset, VM and epoch.
-  [[nodiscard]] Status read(const RecordPlace& place, format::RecordType type,
-                            const std::string& vm_name, Record& record) const;
+  /// and what is expected of it. Errc::corrupt names segment, offset, VM and epoch; so does what
+  /// the disk says if it cannot be read at all (Errc::io).
+  [[nodiscard]] Status read(const RecordPlace& place, format::RecordType type, const Owner& owner,
+                            Record& record) const;
   /// Reads from `offset` until `out` is full or the segment ends; returns the bytes read. Nothing
   /// is checked.
   [[nodiscard]] Result<std::size_t> read_raw(SegmentId id, SegmentOffset offset,
                                              MutableByteSpan out) const;
+  /// Lets go of a segment that is no longer part of the store: its space is free once no image
+  /// holds it any more.
+  void forget(SegmentId id) const;
   /// The checks of read() on `bytes`, which were read from `place`.
   [[nodiscard]] static Result<format::RecordPrefix> check(const RecordPlace& place,
                                                           format::RecordType type,
-                                                          const std::string& vm_name,
-                                                          ByteSpan bytes);
+                                                          const Owner& owner, ByteSpan bytes);
 
  private:
   static constexpr std::size_t kOpenMax = 256;
@@ -58,7 +66,7 @@ class SegmentFiles {
   const std::shared_ptr<const SegmentCatalog> catalog_;
   mutable std::mutex mutex_;
   mutable std::map<SegmentId, std::weak_ptr<const UniqueFd>> open_;
-  mutable std::deque<std::shared_ptr<const UniqueFd>> recent_;  ///< at most kOpenMax
+  mutable std::deque<std::pair<SegmentId, std::shared_ptr<const UniqueFd>>> recent_;  ///< kOpenMax
 };
 
 }  // namespace vmshadow::store

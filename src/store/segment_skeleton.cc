@@ -63,9 +63,9 @@ Result<format::Seal> read_seal(RecordReader& reader, const ByteSource& source, S
   return seal;
 }
 
-/// Calls use(body) for each skeleton record.
+/// Calls use(body) for each skeleton record; returns where the last one ends.
 template <class Use>
-Status for_each_body(RecordReader& reader, const format::Seal& seal, Use&& use) {
+Result<std::uint64_t> for_each_body(RecordReader& reader, const format::Seal& seal, Use&& use) {
   std::uint64_t offset = seal.skeleton_offset;
   std::uint64_t chain = 0;
   for (std::uint64_t i = 0; i < seal.skeleton_count; ++i) {
@@ -78,6 +78,28 @@ Status for_each_body(RecordReader& reader, const format::Seal& seal, Use&& use) 
     VMSHADOW_TRY(use(record.body));
   }
   if (chain != seal.skeleton_chain) return fail(Errc::corrupt, "the skeleton is not the seal's");
+  return offset;
+}
+
+/// What was written with the skeleton and the seal reached the disk as well: a write that was cut
+/// short may have left a hole between them.
+Status check_end(RecordReader& reader, const ByteSource& source, std::uint64_t skeleton_end) {
+  const std::uint64_t block = source.bytes() - format::kSealBlockBytes;
+  if (skeleton_end < block) {
+    VMSHADOW_ASSIGN(const GoodRecord pad, reader.read(skeleton_end));
+    if (pad.prefix.head.type == RecordType::pad) skeleton_end = end_of(pad);
+  }
+  if (skeleton_end != block) {
+    return fail(Errc::corrupt, "the seal does not stand where the skeleton ends");
+  }
+  std::vector<std::byte> rest(format::kSealBlockBytes);
+  rest.resize(source.read_at(block, rest));
+  const std::size_t seal_bytes = format::kRecordPrefixBytes + sizeof(format::SealBytes);
+  const bool zero = std::all_of(rest.begin() + static_cast<std::ptrdiff_t>(seal_bytes), rest.end(),
+                                [](std::byte b) { return b == std::byte{}; });
+  if (rest.size() < format::kSealBlockBytes || !zero) {
+    return fail(Errc::corrupt, "the bytes behind the seal are not zero");
+  }
   return {};
 }
 
@@ -86,19 +108,21 @@ Status check(RecordReader& reader, const ByteSource& source, const format::Seal&
   std::uint64_t next = format::kSegmentHeadBytes;
   bool sound = true;
   RecordReader whole(source);
-  VMSHADOW_TRY(for_each_body(reader, seal, [&](ByteSpan body) {
-    return format::for_each_skeleton_entry(body, [&](const format::SkeletonEntry& entry) {
-      if (!entry.meta && !whole.read(entry.offset)) sound = false;
-      const std::uint64_t end = entry.offset + format::kRecordPrefixBytes + entry.prefix.body_bytes;
-      sound = sound && entry.offset >= next && end <= seal.skeleton_offset;
-      next = end;
-      ++entries;
-    });
-  }));
+  VMSHADOW_ASSIGN(const std::uint64_t skeleton_end, for_each_body(reader, seal, [&](ByteSpan body) {
+                    return format::for_each_skeleton_entry(
+                        body, [&](const format::SkeletonEntry& entry) {
+                          if (!entry.meta && !whole.read(entry.offset)) sound = false;
+                          const std::uint64_t end =
+                              entry.offset + format::kRecordPrefixBytes + entry.prefix.body_bytes;
+                          sound = sound && entry.offset >= next && end <= seal.skeleton_offset;
+                          next = end;
+                          ++entries;
+                        });
+                  }));
   if (!sound || entries != seal.record_count) {
     return fail(Errc::corrupt, "the skeleton does not match the segment");
   }
-  return {};
+  return check_end(reader, source, skeleton_end);
 }
 
 }  // namespace

@@ -151,7 +151,12 @@ Result<std::unique_ptr<Store>> Store::open(const std::string& path, const Clock&
   state->index = recovery.index;
   state->segments = std::make_shared<SegmentFiles>(state->catalog);
   if (recovery.unknown_bytes > 0) {
+    // Raised for all, so that each segment from now on says so: the damage may be gone tomorrow.
     state->generation_slack = recovery.unknown_bytes / kGrantRecordBytesMin + 1;
+    for (const VmId& vm : state->index->ids()) {
+      const Generation known = state->index->generation_of(vm);
+      state->index->add_grant(vm, "", Generation{known.value + state->generation_slack});
+    }
   }
   state->states = std::make_unique<VmStates>(*state->index, options.retention);
   state->log =
@@ -185,7 +190,9 @@ Result<std::unique_ptr<EpochSession>> Store::open_session(const std::string& vm_
     }
   }
   const Generation newest = state->index->generation_of(vm);
-  const Generation generation{newest.value + 1 + state->generation_slack};
+  // Of a VM that was never heard of, all that was may have been in what is lost.
+  const std::uint64_t slack = newest == Generation{} ? state->generation_slack : 0;
+  const Generation generation{newest.value + 1 + slack};
   // Known before it is durable: a segment that begins meanwhile must not say the older one. A grant
   // that fails costs a number.
   state->index->add_grant(vm, vm_name, generation);
@@ -194,12 +201,11 @@ Result<std::unique_ptr<EpochSession>> Store::open_session(const std::string& vm_
     return fail(
         std::move(granted).error().with_context(fmt::format("no session for VM '{}'", vm_name)));
   }
-  const auto last = state->index->last_epoch(vm);
   // The session's end lets go of the state, and of the whole store if it was the last.
   Session::Ground ground{*state->log, *state->index, state->options.piece_bytes,
                          [state, vm] { state->release(vm); }};
   return std::make_unique<Session>(std::move(ground), vm_name, generation,
-                                   last ? last->next() : Epoch{0});
+                                   state->index->next_epoch(vm));
 }
 
 std::unique_ptr<ShadowReader> Store::reader() const {
@@ -209,7 +215,14 @@ std::unique_ptr<ShadowReader> Store::reader() const {
 Status Store::change_settings(const std::string& vm_name,
                               const std::function<Status(VmSettings&)>& change) {
   VMSHADOW_TRY(reader()->vm(vm_name));
-  return state_->maintenance->change_settings(vm_id(vm_name), change);
+  const VmId vm = state_->index->id_of(vm_name);
+  if (!state_->index->is_named(vm)) {
+    return fail(Errc::invalid_argument,
+                fmt::format("the name of VM '{}' is lost to damage, so nothing can be set for it: "
+                            "shadow the VM once more, and it is known again",
+                            vm_name));
+  }
+  return state_->maintenance->change_settings(vm, change);
 }
 
 Status Store::pin(const std::string& vm_name, Epoch epoch) {
@@ -273,7 +286,7 @@ StoreStats Store::stats() const {
     }
     if (tier.directories.empty()) continue;
     for (const auto& [id, facts] : segments) {
-      if (tiers[facts.tier].kind != kind) continue;
+      if (tiers[facts.tier].kind != kind || facts.missing) continue;
       tier.stored_bytes += facts.bytes;
       if (const auto live = totals.live_bytes.find(id); live != totals.live_bytes.end()) {
         tier.live_bytes += live->second;
@@ -282,6 +295,7 @@ StoreStats Store::stats() const {
     stats.tiers.push_back(std::move(tier));
   }
   for (const auto& [id, facts] : segments) {
+    if (facts.missing) continue;
     ++(facts.kind == format::SegmentKind::journal ? stats.journal_segments
                                                   : stats.archive_segments);
   }

@@ -51,10 +51,11 @@ format::VmState VmStates::make(const VmId& vm, const format::JournalPosition& du
   state.pins.assign(settings.pins.begin(), settings.pins.end());
   state.durable = durable;
 
+  state.next_epoch = index_.next_epoch(vm);
   const auto dropping = dropping_.find(vm);
   for (const EpochIndexPtr& epoch : index_.epochs(vm)) {
     const Epoch number = epoch->info.epoch;
-    state.next_epoch = number.next();
+    if (number >= state.next_epoch) break;  // committed just now
     if (dropping != dropping_.end() && dropping->second.contains(number)) continue;
     if (!state.kept.empty() && state.kept.back().last.next() == number) {
       state.kept.back().last = number;

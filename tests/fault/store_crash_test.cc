@@ -105,7 +105,7 @@ class StoreCrashTest : public testing::Test {
 };
 
 std::uint64_t count_operations() {
-  const test::TempDir temp;
+  const test::TempDir temp{test::TempDir::Where::memory};
   test::FaultyDisk disk;
   Workload workload(temp.file("store"));
   workload.run(disk);
@@ -123,7 +123,7 @@ TEST_F(StoreCrashTest, PowerCutAtEveryOperation) {
   for (std::uint64_t n = 0; n < operations; ++n) {
     for (std::uint64_t seed = 0; seed < 4; ++seed) {
       SCOPED_TRACE(testing::Message() << "operation " << n << ", seed " << seed);
-      const test::TempDir temp;
+      const test::TempDir temp{test::TempDir::Where::memory};
       test::FaultyDisk disk;
       disk.crash_at(n);
       Workload workload(temp.file("store"));
@@ -152,7 +152,7 @@ TEST_F(StoreCrashTest, WriteErrorAtEveryOperationPoisons) {
   const std::uint64_t operations = count_operations();
   for (std::uint64_t n = 0; n < operations; ++n) {
     SCOPED_TRACE(testing::Message() << "operation " << n);
-    const test::TempDir temp;
+    const test::TempDir temp{test::TempDir::Where::memory};
     test::FaultyDisk disk;
     disk.fail_at(n, EIO, n % 3 == 0 ? 700 : 0);
     Workload workload(temp.file("store"));
@@ -173,7 +173,7 @@ TEST_F(StoreCrashTest, WriteErrorAtEveryOperationPoisons) {
 }
 
 TEST_F(StoreCrashTest, APoisonedLogKeepsItsReason) {
-  const test::TempDir temp;
+  const test::TempDir temp{test::TempDir::Where::memory};
   test::FaultyDisk disk;
   EpochMaker maker("web", 8);
   auto store = Store::open(temp.file("store"), system_clock(), [&] { return disk.file_system(); });

@@ -33,7 +33,7 @@ class StoreDiskFullTest : public testing::Test {
     EXPECT_TRUE(store) << store.error().message;
     return std::move(*store);
   }
-  test::TempDir temp_;
+  test::TempDir temp_{test::TempDir::Where::memory};
   const std::string dir_ = temp_.file("store");
   test::FaultyDisk disk_;
   test::StoreModel model_;

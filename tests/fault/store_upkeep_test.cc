@@ -151,7 +151,7 @@ class StoreUpkeepTest : public testing::TestWithParam<bool> {
   ~StoreUpkeepTest() override { spdlog::set_level(spdlog::level::info); }
 
   std::uint64_t count_operations() {
-    const test::TempDir temp;
+    const test::TempDir temp{test::TempDir::Where::memory};
     test::FaultyDisk disk;
     UpkeepWorkload workload(temp.file("store"), GetParam(), 1);
     workload.run(disk);
@@ -187,7 +187,7 @@ TEST_P(StoreUpkeepTest, PowerCuts) {
     for (std::uint64_t seed = 0; seed < 2; ++seed) {
       SCOPED_TRACE(testing::Message() << "operation " << n << ", seed " << seed);
       ++points;
-      const test::TempDir temp;
+      const test::TempDir temp{test::TempDir::Where::memory};
       test::FaultyDisk disk;
       disk.crash_at(n);
       UpkeepWorkload workload(temp.file("store"), GetParam(), 1);
@@ -221,7 +221,7 @@ TEST_P(StoreUpkeepTest, WriteErrorsAndFullDisks) {
     for (const int error : {EIO, ENOSPC}) {
       SCOPED_TRACE(testing::Message() << "operation " << n << ", errno " << error);
       ++points;
-      const test::TempDir temp;
+      const test::TempDir temp{test::TempDir::Where::memory};
       test::FaultyDisk disk;
       disk.fail_at(n, error, n % 3 == 0 ? 700 : 0);
       UpkeepWorkload workload(temp.file("store"), GetParam(), 1);

@@ -55,6 +55,7 @@ void decode_bodies(ByteSpan body) {
   journal(decode_segment_list(body));
   journal(decode_replace(body));
   journal(decode_archived_epoch(body));
+  journal(decode_loss(body));
   journal(decode_seal(body));
   if (const auto pad = decode_pad(body)) {
     encoded.clear();

@@ -23,12 +23,14 @@ using namespace vmshadow;
 using format::RecordType;
 
 /// New ones at the end: an index in a seed keeps its meaning.
-constexpr std::array kTypes = {
-    RecordType::machine,        RecordType::page_group,   RecordType::zero_pages,
-    RecordType::device_state,   RecordType::epoch_end,    RecordType::commit,
-    RecordType::grant,          RecordType::pad,          RecordType::hello,
-    RecordType::vm_state,       RecordType::segment_list, RecordType::replace,
-    RecordType::archived_epoch, RecordType::skeleton,     RecordType::seal};
+constexpr std::array kTypes = {RecordType::machine,        RecordType::page_group,
+                               RecordType::zero_pages,     RecordType::device_state,
+                               RecordType::epoch_end,      RecordType::commit,
+                               RecordType::grant,          RecordType::pad,
+                               RecordType::hello,          RecordType::vm_state,
+                               RecordType::segment_list,   RecordType::replace,
+                               RecordType::archived_epoch, RecordType::skeleton,
+                               RecordType::seal,           RecordType::loss};
 const std::array<std::string, 2> kNames = {"web1", "db"};
 
 std::vector<std::byte> cook(ByteSpan recipe) {

@@ -98,7 +98,7 @@ RC_GTEST_PROP(PageTableProperty, TheLatestRecordWins, ()) {
 }
 
 RC_GTEST_PROP(StoreProperty, HoldsWhatWasCommitted, ()) {
-  const test::TempDir temp;
+  const test::TempDir temp{test::TempDir::Where::memory};
   test::StoreModel model;
   test::EpochMaker maker("web", 20);
   StoreOptions options;

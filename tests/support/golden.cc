@@ -145,6 +145,11 @@ std::map<std::string, std::vector<std::byte>> golden_files() {
   files["archived_epoch.bin"] = record(
       RecordType::archived_epoch, 0,
       body_of(format::ArchivedEpoch{wall, WallTime{1'700'000'000'000'000'000}, 8, 5000, 3, true}));
+  files["loss.bin"] = record(RecordType::loss, 0,
+                             body_of(format::Loss{{SegmentId{1}, SegmentOffset{4096}},
+                                                  120,
+                                                  format::LossKind::own,
+                                                  "record body fails its checksum"}));
   files["hello.bin"] = record(RecordType::hello, 0, body_of(format::Hello{1, 1, 0, 4096, "web1"}));
   files["welcome.bin"] =
       record(RecordType::welcome, 0, body_of(format::Welcome{1, 0, kGeneration, kEpoch}));

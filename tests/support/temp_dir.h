@@ -1,6 +1,8 @@
 // A directory that disappears with its owner. Its path is short: unix sockets must fit into it.
 #pragma once
 
+#include <unistd.h>
+
 #include <cstdlib>
 #include <filesystem>
 #include <string>
@@ -13,10 +15,18 @@ namespace vmshadow::test {
 
 class TempDir {
  public:
-  TempDir() : path_("/tmp/vmshadow-XXXXXX") {
+  enum class Where {
+    disk,
+    memory,  ///< if there is a file system in memory: for many small files on a disk that is made
+             ///< up
+  };
+  explicit TempDir(Where where = Where::disk) : path_("/tmp/vmshadow-XXXXXX") {
     if (const char* base = std::getenv("TMPDIR");
         base != nullptr && std::string(base).size() < 40) {
       path_ = std::string(base) + "/vmshadow-XXXXXX";
+    }
+    if (where == Where::memory && ::access("/dev/shm", W_OK) == 0) {
+      path_ = "/dev/shm/vmshadow-XXXXXX";
     }
     VMSHADOW_ASSERT(::mkdtemp(path_.data()) != nullptr);
   }

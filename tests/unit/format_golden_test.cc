@@ -166,6 +166,12 @@ TEST(GoldenTest, WhatAStoreKeepsDecodes) {
   ASSERT_TRUE(epoch);
   EXPECT_EQ(*epoch, (ArchivedEpoch{WallTime{1'700'000'000'004'000'000},
                                    WallTime{1'700'000'000'000'000'000}, 8, 5000, 3, true}));
+  const auto loss = decode_loss(golden_body("loss.bin", RecordType::loss));
+  ASSERT_TRUE(loss);
+  EXPECT_EQ(*loss, (Loss{{SegmentId{1}, SegmentOffset{4096}},
+                         120,
+                         LossKind::own,
+                         "record body fails its checksum"}));
 }
 
 /// What a walk over a segment's records finds.
@@ -274,7 +280,7 @@ TEST(GoldenTest, TheDocumentsShowTheseBytes) {
   const std::string store = read_text(kRoot + "/docs/store-format.md");
   for (const char* name :
        {"grant.bin", "commit.bin", "pad.bin", "zero_pages.bin", "page_group_lz4.bin",
-        "vm_state.bin", "segment_list.bin", "replace.bin", "archived_epoch.bin"}) {
+        "vm_state.bin", "segment_list.bin", "replace.bin", "archived_epoch.bin", "loss.bin"}) {
     EXPECT_EQ(example(store, name), golden(name)) << name;
   }
   const Bytes segment = golden("segment.bin");

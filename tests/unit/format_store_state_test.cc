@@ -216,6 +216,20 @@ TEST(ArchivedEpochTest, RoundTripsAndBounds) {
   EXPECT_FALSE(decode_archived_epoch(with(body, 40, std::uint64_t{0}))->full);
 }
 
+TEST(LossTest, RoundTripsAndBounds) {
+  const Loss loss{{SegmentId{7}, SegmentOffset{4096}}, 12, LossKind::base, "a bad body"};
+  const Bytes body = body_of(loss);
+  expect_length_is_exact(body, decode_loss);
+  EXPECT_EQ(*decode_loss(body), loss);
+  const Loss wordy{{}, 0, LossKind::own, std::string(kLostTextBytesMax, 'x')};
+  EXPECT_EQ(*decode_loss(body_of(wordy)), wordy);
+  for (const int kind : {0, 3}) {
+    expect_refused(with(body, 24, static_cast<std::uint16_t>(kind)), decode_loss, "of a kind");
+  }
+  expect_refused(with(body, 26, std::uint16_t{kLostTextBytesMax + 1}), decode_loss, "its text");
+  expect_refused(with(body, 28, std::uint32_t{1}), decode_loss, "reserved bits");
+}
+
 Bytes record_of(RecordType type, const Bytes& body) {
   Bytes out;
   append_record(out, {type, 5, vm_id("web1"), Generation{3}, Epoch{42}}, body);
@@ -276,6 +290,7 @@ std::vector<Bytes> all_records() {
       record_of(RecordType::commit, body_of(Commit{})),
       record_of(RecordType::replace, body_of(Replace{{SegmentId{1}}, {kArchive}, {}})),
       record_of(RecordType::archived_epoch, body_of(ArchivedEpoch{})),
+      record_of(RecordType::loss, body_of(Loss{{}, 0, LossKind::own, "a bad body"})),
   };
 }
 

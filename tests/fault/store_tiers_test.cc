@@ -1,0 +1,248 @@
+// Tiers with little room, disks that are not there, and readers beside a store at work.
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+#include <spdlog/spdlog.h>
+
+#include <atomic>
+#include <filesystem>
+#include <thread>
+
+#include "store/reader.h"
+#include "store/store.h"
+#include "store/verifier.h"
+#include "support/manual_clock.h"
+#include "support/store_model.h"
+#include "support/temp_dir.h"
+
+namespace vmshadow::store {
+namespace {
+
+using std::chrono::hours;
+using std::chrono::seconds;
+using test::EpochMaker;
+using testing::HasSubstr;
+
+namespace fs = std::filesystem;
+
+constexpr std::uint64_t kMiB = std::uint64_t{1} << 20;
+
+std::uint64_t bytes_in(const std::string& directory) {
+  std::uint64_t bytes = 0;
+  for (const auto& file : fs::directory_iterator(directory + "/segments"))
+    bytes += file.file_size();
+  return bytes;
+}
+
+class StoreTiersTest : public testing::Test {
+ protected:
+  StoreTiersTest() {
+    spdlog::set_level(spdlog::level::off);
+    options_.log.segment_bytes = 128 << 10;
+    options_.log.room_bytes_min = 0;
+    options_.maintenance.archive_segment_bytes = 256 << 10;
+    options_.background_maintenance = false;
+  }
+  ~StoreTiersTest() override { spdlog::set_level(spdlog::level::info); }
+
+  Result<std::unique_ptr<Store>> open() {
+    return Store::open(
+        dir_, clock_, [] { return io::make_file_system(io::FileBackend::syscalls); }, options_);
+  }
+  std::unique_ptr<Store> must_open() {
+    auto store = open();
+    EXPECT_TRUE(store) << store.error().message;
+    return store ? std::move(*store) : nullptr;
+  }
+  /// An epoch of some pages, of which the first few come again and again.
+  Status ship(EpochSession& session) {
+    std::vector<EpochMaker::PageWrite> writes;
+    for (std::uint64_t i = 0; i < 4; ++i) writes.push_back({i, ++stamp_});
+    for (std::uint64_t i = 0; i < 8; ++i) writes.push_back({8 + (next_page_++ % 48), ++stamp_});
+    auto shipped = model_.ship(
+        session, web_, web_.make(session.generation(), session.next_epoch(), full_, writes));
+    if (shipped) full_ = false;
+    return shipped;
+  }
+  std::string check(const Store& store) const {
+    for (const auto& [epoch, model] : model_.acknowledged.at("web")) {
+      const auto image = store.reader()->open("web", Epoch{epoch});
+      if (!image) continue;  // thinned
+      if (auto trouble = test::compare(**image, model); !trouble.empty()) return trouble;
+    }
+    return {};
+  }
+
+  test::TempDir temp_{test::TempDir::Where::memory};
+  const std::string dir_ = temp_.file("store");
+  const std::string ssd_ = temp_.file("ssd");
+  const std::string hdd_ = temp_.file("hdd");
+  test::ManualClock clock_;
+  StoreOptions options_;
+  EpochMaker web_{"web", 64};
+  test::StoreModel model_;
+  std::uint64_t stamp_ = 0;
+  std::uint64_t next_page_ = 0;
+  bool full_ = true;
+};
+
+TEST_F(StoreTiersTest, CapacitiesAreKept) {
+  options_.tiers = {{TierKind::ssd, ssd_, 3 * kMiB}, {TierKind::hdd, hdd_, 0}};
+  options_.retention = {hours(1), seconds(0), seconds(0), seconds(0)};
+  auto store = must_open();
+  auto session = store->open_session("web", "a");
+  ASSERT_TRUE(session);
+  for (int i = 0; i < 120; ++i) {
+    clock_.advance(seconds(5));
+    ASSERT_TRUE(ship(**session)) << "epoch " << i;
+    if (i % 2 == 1) {
+      const auto passed = store->maintain();
+      ASSERT_TRUE(passed) << passed.error().message;
+      ASSERT_LE(bytes_in(ssd_), 3 * kMiB) << "epoch " << i;
+    }
+  }
+  EXPECT_GT(bytes_in(hdd_), 2 * kMiB);
+  EXPECT_EQ(check(*store), "");
+  EXPECT_EQ(store->reader()->vm("web")->epochs.size(), 120u);
+}
+
+TEST_F(StoreTiersTest, UpkeepThatHasNothingToDoMovesNothing) {
+  options_.tiers = {{TierKind::ssd, ssd_, 3 * kMiB}, {TierKind::hdd, hdd_, 4 * kMiB}};
+  options_.retention = {seconds(60), seconds(1200), seconds(0), seconds(0)};
+  auto store = must_open();
+  auto session = store->open_session("web", "a");
+  ASSERT_TRUE(session);
+  for (int i = 0; i < 80; ++i) {
+    clock_.advance(seconds(5));
+    ASSERT_TRUE(ship(**session));
+    if (i % 2 == 1) {
+      ASSERT_TRUE(store->maintain());
+    }
+  }
+  session->reset();
+  clock_.advance(hours(1));
+  ASSERT_TRUE(store->maintain());
+  const std::uint64_t moved = store->stats().moved_bytes;
+  for (int i = 0; i < 3; ++i) ASSERT_TRUE(store->maintain());
+  EXPECT_EQ(store->stats().moved_bytes, moved);
+  EXPECT_EQ(check(*store), "");
+}
+
+TEST_F(StoreTiersTest, AFullStoreMakesRoomForItself) {
+  options_.tiers = {{TierKind::ssd, ssd_, 4 * kMiB}};
+  options_.retention = {seconds(60), seconds(0), seconds(0), seconds(0)};
+  auto store = must_open();
+  auto session = store->open_session("web", "a");
+  ASSERT_TRUE(session);
+  for (int round = 0; round < 3; ++round) {
+    // Nothing ages while it runs full: no pass can help.
+    Status last;
+    for (int i = 0; i < 1000 && last; ++i) {
+      last = ship(**session);
+      if (i % 10 == 9) {
+        const auto passed = store->maintain();
+        ASSERT_TRUE(passed) << "round " << round << " epoch " << i << passed.error().message;
+      }
+    }
+    ASSERT_FALSE(last);
+    EXPECT_EQ(last.error().code, Errc::no_space) << last.error().message;
+    EXPECT_THAT(last.error().message, HasSubstr("kept back for the store's upkeep"));
+    EXPECT_LE(bytes_in(ssd_), 4 * kMiB);
+    EXPECT_EQ(check(*store), "");
+    clock_.advance(hours(1));
+    const auto passed = store->maintain();
+    ASSERT_TRUE(passed) << passed.error().message;
+    EXPECT_EQ(check(*store), "");
+    // What is refused costs the epoch: the next one is whole.
+    ASSERT_TRUE(ship(**session));
+  }
+}
+
+TEST_F(StoreTiersTest, ADiskThatIsNotMountedIsNotTakenForAnEmptyOne) {
+  options_.tiers = {{TierKind::ssd, ssd_, 0}, {TierKind::hdd, hdd_, 0}};
+  must_open().reset();
+  fs::rename(hdd_, hdd_ + "-away");
+  fs::create_directory(hdd_);  // what it is mounted on
+  for (const bool named : {true, false}) {
+    if (!named) options_.tiers.pop_back();
+    const auto store = open();
+    ASSERT_FALSE(store);
+    EXPECT_EQ(store.error().code, Errc::not_found);
+    EXPECT_THAT(store.error().message, HasSubstr("is its disk mounted?"));
+  }
+  EXPECT_TRUE(fs::is_empty(hdd_));
+  fs::remove(hdd_);
+  fs::rename(hdd_ + "-away", hdd_);
+  options_.tiers.clear();
+  EXPECT_TRUE(must_open());
+}
+
+TEST_F(StoreTiersTest, AStoreIsItselfHoweverItIsSpelled) {
+  options_.tiers = {{TierKind::ssd, dir_, 0}, {TierKind::hdd, hdd_, 0}};
+  must_open().reset();
+  options_.tiers.clear();
+  const std::string link = temp_.file("link");
+  fs::create_directory_symlink(dir_, link);
+  for (const std::string& path : {dir_ + "/", temp_.file("hdd/../store"), link}) {
+    EXPECT_TRUE(Store::open(
+        path, clock_, [] { return io::make_file_system(io::FileBackend::syscalls); }, options_))
+        << path;
+    EXPECT_TRUE(Reader::open(path)) << path;
+  }
+  fs::rename(dir_, dir_ + "-moved");
+  EXPECT_TRUE(Reader::open(dir_ + "-moved"));
+}
+
+TEST_F(StoreTiersTest, ReadersBesideAStoreAtWork) {
+  options_.tiers = {{TierKind::ssd, ssd_, 0}, {TierKind::hdd, hdd_, 0}};
+  options_.retention = {seconds(40), seconds(600), seconds(0), seconds(0)};
+  options_.background_maintenance = true;
+  options_.maintenance.interval = std::chrono::milliseconds(1);
+  auto store = must_open();
+  std::atomic<bool> done = false;
+  std::atomic<int> read = 0;
+  std::thread reader([&] {
+    while (!done) {
+      const auto beside = Reader::open(dir_);
+      ASSERT_TRUE(beside) << beside.error().message;
+      ASSERT_TRUE((*beside)->damage().empty()) << (*beside)->damage()[0].text();
+      const auto report = Verifier::run(dir_);
+      ASSERT_TRUE(report) << report.error().message;
+      ASSERT_TRUE(report->damage.empty()) << report->damage[0].text();
+      const auto vms = (*beside)->vms();
+      ASSERT_TRUE(vms);
+      for (const VmInfo& vm : *vms) {
+        for (const EpochInfo& epoch : vm.epochs) {
+          const auto image = (*beside)->open(vm.name, epoch.epoch);
+          ASSERT_TRUE(image) << image.error().message;
+          std::vector<std::byte> page(kPageBytes);
+          ASSERT_TRUE((*image)->read_page(BlockIndex{0}, PageNumber{1}, page));
+          ASSERT_TRUE((*image)->device_state());
+        }
+      }
+      ++read;
+    }
+  });
+  auto session = store->open_session("web", "a");
+  ASSERT_TRUE(session);
+  const auto until = std::chrono::steady_clock::now() + std::chrono::seconds(60);
+  int shipped = 0;
+  while ((shipped < 300 || read < 10) && std::chrono::steady_clock::now() < until) {
+    clock_.advance(seconds(5));
+    if (const auto done_one = ship(**session); !done_one) {
+      ADD_FAILURE() << done_one.error().message;
+      break;
+    }
+    ++shipped;
+    if (testing::Test::HasFailure()) break;
+  }
+  done = true;
+  reader.join();
+  EXPECT_GE(shipped, 300);
+  EXPECT_GE(read, 10);
+  EXPECT_EQ(check(*store), "");
+  EXPECT_GT(store->stats().archive_segments, 0u);
+}
+
+}  // namespace
+}  // namespace vmshadow::store
