@@ -109,6 +109,15 @@ void recover_segment(SegmentId segment, const ByteSource& source, bool is_last,
     }
     if (std::holds_alternative<EndOfSegment>(item)) break;
     if (const auto* record = std::get_if<GoodRecord>(&item)) {
+      if (is_last && record->prefix.head.type == RecordType::skeleton) {
+        // The writer was about to end the segment and did not get to it: what follows is written
+        // anew.
+        const JournalPosition at{segment, SegmentOffset{record->offset}};
+        recovery.torn_tail =
+            TornTail{at, source.bytes() - record->offset, "the segment's end is not whole", {}};
+        recovery.tail = at;
+        return;
+      }
       ++recovery.records;
       opening.add(*record);
       if (is_last) recovery.tail_skeleton.add(record->offset, record->prefix, record->body);

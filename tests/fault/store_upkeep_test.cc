@@ -2,6 +2,7 @@
 // upkeep, cut or refused at every operation. Afterwards each kept epoch reads back bit for bit,
 // what was acknowledged and not dropped is kept, and nothing is called damaged.
 
+#include <fmt/format.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 #include <spdlog/spdlog.h>
@@ -172,10 +173,18 @@ class StoreUpkeepTest : public testing::TestWithParam<bool> {
     EXPECT_GT((*store)->stats().archive_segments, 0u);
     return disk.operations();
   }
-  /// How much of the work there is to do; the rest is left to longer runs.
-  static std::uint64_t stride() {
-    const char* text = std::getenv("VMSHADOW_CRASH_STRIDE");
-    return text == nullptr ? 7 : std::max(1, std::atoi(text));
+  /// How much of the work there is to do; the rest is left to longer runs: with a stride of 1 every
+  /// operation is one to fail at.
+  static std::uint64_t stride() { return setting("VMSHADOW_CRASH_STRIDE", 7); }
+  /// Of each cut, so many of the states that it may leave the disk in.
+  static std::uint64_t seeds() { return setting("VMSHADOW_CRASH_SEEDS", 2); }
+  static std::uint64_t setting(const char* name, int usual) {
+    const char* text = std::getenv(name);
+    return static_cast<std::uint64_t>(text == nullptr ? usual : std::max(1, std::atoi(text)));
+  }
+  static void tell(const char* what, std::uint64_t points, std::uint64_t operations) {
+    RecordProperty("points", std::to_string(points));
+    fmt::print("{} tried at {} points of {} operations\n", what, points, operations);
   }
 };
 
@@ -184,7 +193,7 @@ TEST_P(StoreUpkeepTest, PowerCuts) {
   ASSERT_GT(operations, 100u);
   std::uint64_t points = 0;
   for (std::uint64_t n = 0; n < operations; n += 1 + points % stride()) {
-    for (std::uint64_t seed = 0; seed < 2; ++seed) {
+    for (std::uint64_t seed = 0; seed < seeds(); ++seed) {
       SCOPED_TRACE(testing::Message() << "operation " << n << ", seed " << seed);
       ++points;
       const test::TempDir temp{test::TempDir::Where::memory};
@@ -211,7 +220,7 @@ TEST_P(StoreUpkeepTest, PowerCuts) {
       ASSERT_EQ(workload.check(**reader), "");
     }
   }
-  RecordProperty("points", std::to_string(points));
+  tell("power cuts", points, operations);
 }
 
 TEST_P(StoreUpkeepTest, WriteErrorsAndFullDisks) {
@@ -237,6 +246,7 @@ TEST_P(StoreUpkeepTest, WriteErrorsAndFullDisks) {
       ASSERT_TRUE(report->damage.empty()) << report->damage[0].text();
     }
   }
+  tell("failed writes", points, operations);
 }
 
 INSTANTIATE_TEST_SUITE_P(Directories, StoreUpkeepTest, testing::Bool(),
