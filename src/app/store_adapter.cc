@@ -32,6 +32,8 @@ Result<nlohmann::ordered_json> StoreAdapter::status() {
   json["ingested_bytes"] = stats.ingested_bytes;
   json["written_bytes"] = stats.written_bytes;
   json["moved_bytes"] = stats.moved_bytes;
+  json["scrubbed_bytes"] = stats.scrubbed_bytes;
+  json["scrub_rounds"] = stats.scrub_rounds;
   json["journal_segments"] = stats.journal_segments;
   json["archive_segments"] = stats.archive_segments;
   json["tiers"] = nlohmann::ordered_json::array();

@@ -37,6 +37,9 @@ longer is moved out of the journal into archives. With two kinds of disks, name 
 
 The journal and pages that are rewritten again and again stay on SSD; pages at rest go to HDD.
 
+What is stored is read again all the time, slowly (--scrub-rate): damage is logged with segment, offset,
+VM and epoch, and costs the epochs that need what is lost, no others.
+
 The stream is the VMs' memory and is not encrypted yet: listen on a network you trust. Stop it with
 SIGINT or SIGTERM; what was acknowledged survives a crash of the program and of the machine.
 
@@ -54,13 +57,13 @@ struct StoreProgram {
 
   [[nodiscard]] Status set_store_options(const std::vector<std::string>& ssds,
                                          const std::vector<std::string>& hdds,
-                                         const std::string& retention, std::uint64_t archive_mib);
+                                         const std::string& retention);
   [[nodiscard]] Status run(const app::StopSignal& stop) const;
 };
 
 Status StoreProgram::set_store_options(const std::vector<std::string>& ssds,
                                        const std::vector<std::string>& hdds,
-                                       const std::string& retention, std::uint64_t archive_mib) {
+                                       const std::string& retention) {
   const auto add = [&](store::TierKind kind, const std::vector<std::string>& texts) -> Status {
     for (const std::string& text : texts) {
       VMSHADOW_ASSIGN(options.tiers.emplace_back(), app::parse_tier(kind, text));
@@ -74,7 +77,6 @@ Status StoreProgram::set_store_options(const std::vector<std::string>& ssds,
     if (!policy) return fail(std::move(policy).error().with_context("--retention"));
     options.retention = *policy;
   }
-  options.maintenance.bytes_per_second = archive_mib << 20;
   return {};
 }
 
@@ -121,6 +123,7 @@ int main(int argc, char** argv) {
   std::vector<std::string> hdds;
   std::string retention;
   std::uint64_t archive_mib = 0;
+  std::uint64_t scrub_mib = 8;
   bool no_uring = false;
   bool verbose = false;
 
@@ -140,6 +143,9 @@ int main(int argc, char** argv) {
   cli.add_option("--archive-rate", archive_mib,
                  "MiB per second that moving to archives may read and write; 0: no limit")
       ->capture_default_str();
+  cli.add_option("--scrub-rate", scrub_mib,
+                 "MiB per second of what is stored that are read again and checked; 0: none")
+      ->capture_default_str();
   cli.add_flag("--print-port", program.announce_port, "print the port on stdout once listening");
   cli.add_flag("--no-io-uring", no_uring, "write with plain system calls");
   cli.add_flag("--verbose", verbose, "log more");
@@ -154,10 +160,12 @@ int main(int argc, char** argv) {
     return kExitUsage;
   }
   program.listen = *address;
-  if (const auto parsed = program.set_store_options(ssds, hdds, retention, archive_mib); !parsed) {
+  if (const auto parsed = program.set_store_options(ssds, hdds, retention); !parsed) {
     fmt::print(stderr, "vmshadow-store: {}\n", parsed.error().message);
     return kExitUsage;
   }
+  program.options.maintenance.bytes_per_second = archive_mib << 20;
+  program.options.maintenance.scrub_bytes_per_second = scrub_mib << 20;
   app::allow_many_open_files();
   program.backend = no_uring ? io::FileBackend::syscalls : io::FileBackend::automatic;
 

@@ -142,7 +142,6 @@ class EpochMover {
   void note(const RecordPlace& place, const Error& error) {
     damage_.push_back(
         {place.position(), place.record_bytes(), error.message, owner_.name, place.epoch()});
-    spdlog::error("damage found while archiving: {}", error.message);
   }
 
   Archiver::Ground& ground_;

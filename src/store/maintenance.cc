@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <map>
+#include <set>
 
 #include "store/tier_choice.h"
 
@@ -46,7 +47,10 @@ Archiver::Placement everything_to(TierKind kind) {
 
 Maintenance::Maintenance(Ground ground, std::unique_ptr<io::FileSystem> files,
                          const MaintenanceOptions& options)
-    : ground_(ground), files_(std::move(files)), options_(options) {}
+    : ground_(ground),
+      files_(std::move(files)),
+      options_(options),
+      scrubber_(ground.catalog, ground.index) {}
 
 Maintenance::~Maintenance() {
   {
@@ -68,7 +72,10 @@ void Maintenance::run() {
       stop_.wait_for(lock, options_.interval, [this] { return stopping_; });
       if (stopping_) return;
     }
-    const auto done = pass();
+    auto done = pass();
+    const auto seconds = std::chrono::duration<double>(options_.interval).count();
+    const auto bytes = static_cast<double>(options_.scrub_bytes_per_second) * seconds;
+    if (done) done = scrub(static_cast<std::uint64_t>(bytes));
     const std::lock_guard lock(mutex_);
     if (done) {
       last_error_.reset();
@@ -93,6 +100,36 @@ Status Maintenance::pass() {
   const std::lock_guard figures(mutex_);
   ++figures_.passes;
   return {};
+}
+
+Status Maintenance::scrub(std::uint64_t bytes) {
+  const std::lock_guard lock(pass_mutex_);
+  const std::vector<Damage> found = scrubber_.step(bytes);
+  {
+    const std::lock_guard figures(mutex_);
+    figures_.scrubbed_bytes = scrubber_.scrubbed_bytes();
+    figures_.scrub_rounds = scrubber_.rounds();
+  }
+  add_damage(found);
+  std::set<SegmentId> archives;
+  for (const Damage& damage : found) {
+    const auto facts = ground_.catalog.find(damage.at.segment);
+    if (facts && facts->kind == format::SegmentKind::archive) archives.insert(damage.at.segment);
+  }
+  if (archives.empty()) return {};
+  return archive({archives.begin(), archives.end()}, placement());
+}
+
+void Maintenance::add_damage(const std::vector<Damage>& found) {
+  const std::lock_guard lock(mutex_);
+  for (const Damage& damage : found) {
+    const bool known = std::any_of(damage_.begin(), damage_.end(),
+                                   [&](const Damage& d) { return d.at == damage.at; });
+    if (known) continue;
+    spdlog::error("the store '{}' is damaged: {}", ground_.catalog.directory().path(),
+                  damage.text());
+    damage_.push_back(damage);
+  }
 }
 
 Maintenance::Figures Maintenance::figures() const {
@@ -220,10 +257,10 @@ Status Maintenance::archive(const std::vector<SegmentId>& sources,
   unreadable_since_.reset();
   ArchiveReport report = *std::move(ran);
   left_behind_.insert(left_behind_.end(), report.left_behind.begin(), report.left_behind.end());
+  add_damage(report.damage);
   const std::lock_guard lock(mutex_);
   figures_.moved_bytes += report.written_bytes;
   figures_.removed_bytes += report.removed_bytes;
-  damage_.insert(damage_.end(), report.damage.begin(), report.damage.end());
   return {};
 }
 

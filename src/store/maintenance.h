@@ -22,6 +22,7 @@
 #include "io/append_file.h"
 #include "store/archiver.h"
 #include "store/damage.h"
+#include "store/scrubber.h"
 #include "store/vm_states.h"
 
 namespace vmshadow::store {
@@ -45,6 +46,9 @@ struct MaintenanceOptions {
   /// as lost.
   std::chrono::seconds unreadable_max{600};
   std::chrono::milliseconds interval{1000};  ///< between passes in the background
+  /// What the background thread reads again per second to see whether it is still whole; 0:
+  /// nothing.
+  std::uint64_t scrub_bytes_per_second = std::uint64_t{8} << 20;
 };
 
 class Maintenance {
@@ -68,6 +72,9 @@ class Maintenance {
   void start_in_background();
   /// One pass, now. The first error; what came before it is done.
   [[nodiscard]] Status pass();
+  /// Reads about `bytes` of what is stored and checks it. Archives that are found damaged are
+  /// rewritten: what the index still knows is whole again, what is lost says so from then on.
+  [[nodiscard]] Status scrub(std::uint64_t bytes);
   /// Writes a vm_state after `change` has changed the VM's settings, and then calls it durable.
   [[nodiscard]] Status change_settings(const VmId& vm,
                                        const std::function<Status(VmSettings&)>& change);
@@ -76,6 +83,8 @@ class Maintenance {
     std::uint64_t moved_bytes{};    ///< written by the archiver
     std::uint64_t removed_bytes{};  ///< of segments it let go
     std::uint64_t passes{};
+    std::uint64_t scrubbed_bytes{};
+    std::uint64_t scrub_rounds{};  ///< all of the store
   };
   [[nodiscard]] Figures figures() const;
   /// Damage found on the way.
@@ -91,6 +100,7 @@ class Maintenance {
   Status relieve();
   Status archive(const std::vector<SegmentId>& sources, const Archiver::Placement& placement);
   void remove_left_behind();
+  void add_damage(const std::vector<Damage>& found);
   /// What archives may take of all tiers together.
   [[nodiscard]] std::uint64_t room() const;
   /// Whether a kept epoch's damage is put down to this missing segment.
@@ -106,9 +116,10 @@ class Maintenance {
   const std::unique_ptr<io::FileSystem> files_;
   const MaintenanceOptions options_;
 
-  std::mutex pass_mutex_;                 ///< held during a pass
-  std::mutex settings_mutex_;             ///< held while a VM's settings or kept epochs change
-  std::vector<std::string> left_behind_;  ///< files that could not be removed yet
+  std::mutex pass_mutex_;      ///< held during a pass
+  std::mutex settings_mutex_;  ///< held while a VM's settings or kept epochs change
+  Scrubber scrubber_;
+  std::vector<std::string> left_behind_;           ///< files that could not be removed yet
   std::optional<MonotonicTime> unreadable_since_;  ///< the archiver has got nowhere since
   mutable std::mutex mutex_;
   std::condition_variable stop_;

@@ -254,6 +254,8 @@ Status Store::set_retention(const std::string& vm_name,
   });
 }
 
+Status Store::scrub(std::uint64_t bytes) { return state_->maintenance->scrub(bytes); }
+
 Status Store::maintain() { return state_->maintenance->pass(); }
 
 std::vector<Damage> Store::damage() const {
@@ -274,6 +276,8 @@ StoreStats Store::stats() const {
   stats.ingested_bytes = state.log->ingested_bytes();
   stats.written_bytes = state.log->written_bytes() + figures.moved_bytes;
   stats.moved_bytes = figures.moved_bytes;
+  stats.scrubbed_bytes = figures.scrubbed_bytes;
+  stats.scrub_rounds = figures.scrub_rounds;
   const auto segments = state.catalog->all();
   const auto& tiers = state.catalog->directory().tiers();
   for (const TierKind kind : {TierKind::ssd, TierKind::hdd}) {

@@ -67,6 +67,8 @@ class Store final : public EpochSink {
                                      const std::optional<RetentionPolicy>& policy);
   /// One pass of maintenance, now.
   [[nodiscard]] Status maintain();
+  /// Reads about `bytes` of what is stored and checks it, now.
+  [[nodiscard]] Status scrub(std::uint64_t bytes);
   [[nodiscard]] StoreStats stats() const;
 
   /// What was found damaged when the store was opened, and since.

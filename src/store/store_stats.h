@@ -23,6 +23,8 @@ struct StoreStats {
   std::uint64_t ingested_bytes{};  ///< records taken from sidecars since the store was opened
   std::uint64_t written_bytes{};   ///< all bytes written to segments since then
   std::uint64_t moved_bytes{};     ///< of those, by draining, compaction and moves between tiers
+  std::uint64_t scrubbed_bytes{};  ///< read again and checked since then
+  std::uint64_t scrub_rounds{};    ///< how often all of it was
   std::uint64_t journal_segments{};
   std::uint64_t archive_segments{};
 };

@@ -2,25 +2,17 @@
 
 #include <algorithm>
 
-#include "delta/page_group_codec.h"
+#include "store/record_check.h"
 
 namespace vmshadow::store {
-namespace {
-
-Status check_decodes(const GoodRecord& record, std::vector<std::byte>& pages) {
-  if (record.prefix.head.type != format::RecordType::page_group) return {};
-  VMSHADOW_ASSIGN(const format::PageGroup group, format::decode_page_group(record.body));
-  return delta::decode_pages(group, MutableByteSpan(pages).first(group.page_count * kPageBytes));
-}
-
-}  // namespace
-
 Result<VerifyReport> Verifier::run(const std::string& path, const Progress& progress) {
   VMSHADOW_ASSIGN(const StoreDirectory directory, StoreDirectory::open(path));
-  std::vector<std::byte> pages(format::kGroupPagesMax * kPageBytes);
+  PageScratch scratch;
   ScanHooks hooks;
   hooks.progress = progress;
-  hooks.check = [&](const GoodRecord& record) { return check_decodes(record, pages); };
+  hooks.check = [&](const GoodRecord& record) {
+    return check_decodes(record, Lost::refused, scratch);
+  };
   VMSHADOW_ASSIGN(Recovery recovery, recover(directory, hooks));
   VerifyReport report;
   report.damage = std::move(recovery.damage);

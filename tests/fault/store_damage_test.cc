@@ -488,6 +488,45 @@ TEST_F(LastingDamageTest, MissingJournalSegments) {
   }
 }
 
+TEST_F(LastingDamageTest, ScrubbingFindsAndQuarantines) {
+  build(40'000);
+  {
+    auto store = open_copy(dir_);
+    for (std::uint64_t e = 0; e < 6; ++e) {
+      ASSERT_TRUE(store->pin("web", Epoch{e}));
+      ASSERT_TRUE(store->pin("db", Epoch{e}));
+    }
+    clock_.advance(std::chrono::hours(1));
+    ASSERT_TRUE(store->maintain());
+  }
+  std::uint64_t tried = 0;
+  for (const auto& file : std::filesystem::directory_iterator(dir_ + "/segments")) {
+    const SegmentId id = *parse_segment_file_name(file.path().filename().string());
+    for (std::uint64_t at = format::kSegmentHeadBytes + 20; at < file.file_size(); at += 1501) {
+      SCOPED_TRACE(testing::Message() << "segment " << id.value << " offset " << at);
+      flip(id, at);
+      copy_store(copy_);
+      flip(id, at);
+      const auto before = whole(copy_);
+      auto store = open_copy(copy_);
+      const bool known = !store->damage().empty();
+      for (int step = 0; step < 200; ++step) ASSERT_TRUE(store->scrub(4096));
+      EXPECT_GE(store->stats().scrub_rounds, 1u);
+      const bool found = !store->damage().empty();
+      ASSERT_TRUE(found || before.at("web").size() + before.at("db").size() == 12) << "not found";
+      ++tried;
+      // A second round finds nothing new: what was damaged is gone, or says that it is lost.
+      const std::size_t damage = store->damage().size();
+      for (int step = 0; step < 200; ++step) ASSERT_TRUE(store->scrub(4096));
+      EXPECT_TRUE(known || store->damage().size() == damage);
+      store.reset();
+      ASSERT_EQ(check(copy_), "");
+      ASSERT_EQ(whole(copy_), before);
+    }
+  }
+  EXPECT_GT(tried, 50u);
+}
+
 TEST_F(LastingDamageTest, MissingArchives) {
   build(40'000);
   const std::string archived = temp_.file("archived");
