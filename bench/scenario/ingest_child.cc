@@ -13,7 +13,7 @@ namespace vmshadow::bench {
 namespace {
 
 constexpr const char* kCommand = "ingest-until-killed";
-constexpr std::size_t kPoolGroups = 256;
+constexpr std::size_t kChildPoolGroups = 256;
 constexpr const char* kSelf = "/proc/self/exe";
 
 Status ingest_for_ever(const IngestChildOptions& options) {
@@ -21,7 +21,7 @@ Status ingest_for_ever(const IngestChildOptions& options) {
   setup.directory = options.directory;
   VMSHADOW_ASSIGN(const auto store, open_store(setup));
   VMSHADOW_ASSIGN(const auto session, store->open_session(options.vm, "bench"));
-  const GroupPool pool(GroupPool::Fill::small, kPoolGroups, 9);
+  const GroupPool pool(GroupPool::Fill::small, kChildPoolGroups, 9);
   const MachineDescription machine = machine_with_pages(options.vm_pages);
   std::mt19937_64 random(session->next_epoch().value);
   for (bool first = true;; first = false) {

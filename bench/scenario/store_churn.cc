@@ -19,8 +19,8 @@
 namespace vmshadow::bench {
 namespace {
 
-constexpr std::size_t kPoolGroups = 1024;
-constexpr const char* kVm = "churning";
+constexpr std::size_t kChurnPoolGroups = 1024;
+constexpr const char* kChurnVm = "churning";
 constexpr std::uint64_t kHotShare = 20;  ///< one page in
 constexpr unsigned kHotPercent = 80;     ///< of the changes
 constexpr WallTime kStart{1'700'000'000'000'000'000};
@@ -43,7 +43,7 @@ class Churn {
     setup.segment_bytes = kSegmentBytes;
     VMSHADOW_ASSIGN(store_, open_store(setup));
     VMSHADOW_ASSIGN(const ProcessIo before, process_io());
-    VMSHADOW_ASSIGN(session_, store_->open_session(kVm, "bench"));
+    VMSHADOW_ASSIGN(session_, store_->open_session(kChurnVm, "bench"));
     VMSHADOW_TRY(ship_epoch(plan_all(sizes_.vm_pages, pool_, random_)));
     const Stopwatch watch;
     for (std::size_t second = 0; second < sizes_.seconds; ++second) {
@@ -76,7 +76,7 @@ class Churn {
 
   Status ship_epoch(const EpochPlan& plan) {
     const Epoch epoch = session_->next_epoch();
-    const MadeEpoch made = make_epoch({vm_id(kVm), session_->generation(), epoch},
+    const MadeEpoch made = make_epoch({vm_id(kChurnVm), session_->generation(), epoch},
                                       epoch.value == 0 ? &machine_ : nullptr, plan, pool_);
     VMSHADOW_TRY(ship(*session_, made));
     history_.add(epoch, plan);
@@ -86,11 +86,11 @@ class Churn {
 
   /// The oldest and newest kept epochs and some between read back as they were shipped.
   Status check_images() const {
-    VMSHADOW_ASSIGN(const VmInfo info, store_->reader()->vm(kVm));
+    VMSHADOW_ASSIGN(const VmInfo info, store_->reader()->vm(kChurnVm));
     for (std::size_t i = 0; i < kImagesChecked; ++i) {
       progress_.step("churn: checking image", i + 1, kImagesChecked);
       const Epoch epoch = info.epochs[i * (info.epochs.size() - 1) / (kImagesChecked - 1)].epoch;
-      VMSHADOW_ASSIGN(const auto image, store_->reader()->open(kVm, epoch));
+      VMSHADOW_ASSIGN(const auto image, store_->reader()->open(kChurnVm, epoch));
       VMSHADOW_TRY(history_.check(*image, epoch));
     }
     return {};
@@ -101,7 +101,7 @@ class Churn {
   const Progress& progress_;
   test::ManualClock clock_{kStart};
   std::mt19937_64 random_{6};
-  const GroupPool pool_{GroupPool::Fill::realistic, kPoolGroups, 6};
+  const GroupPool pool_{GroupPool::Fill::realistic, kChurnPoolGroups, 6};
   const MachineDescription machine_ = machine_with_pages(sizes_.vm_pages);
   VersionHistory history_{sizes_.vm_pages, pool_};
   std::unique_ptr<store::Store> store_;
@@ -112,7 +112,7 @@ class Churn {
 };
 
 Status Churn::put_into(Report& report) const {
-  VMSHADOW_ASSIGN(const VmInfo info, store_->reader()->vm(kVm));
+  VMSHADOW_ASSIGN(const VmInfo info, store_->reader()->vm(kChurnVm));
   const store::StoreStats stats = store_->stats();
   std::uint64_t stored = 0;
   std::uint64_t live = 0;

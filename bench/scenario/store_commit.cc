@@ -22,8 +22,8 @@
 namespace vmshadow::bench {
 namespace {
 
-constexpr std::size_t kPoolGroups = 256;
-constexpr std::uint64_t kVmPages = 16384;
+constexpr std::size_t kCommitPoolGroups = 256;
+constexpr std::uint64_t kCommitVmPages = 16384;
 /// Simulated seconds in a second: what fills the store is due for thinning while commits are timed.
 constexpr std::int64_t kClockSpeed = 600;
 constexpr const char* kRetention = "window=2m,minutely=30m,hourly=0s,daily=0s";
@@ -110,7 +110,8 @@ class Shipper {
   MadeEpoch next(std::size_t bytes) {
     const std::size_t group = pool_->body(0).size();
     const std::size_t groups = std::max<std::size_t>(1, (bytes + group / 2) / group);
-    const EpochPlan plan = plan_uniform(groups * format::kGroupPagesMax, kVmPages, *pool_, random_);
+    const EpochPlan plan =
+        plan_uniform(groups * format::kGroupPagesMax, kCommitVmPages, *pool_, random_);
     const Epoch epoch = session_->next_epoch();
     return make_epoch({id_, session_->generation(), epoch}, epoch.value == 0 ? &machine_ : nullptr,
                       plan, *pool_);
@@ -123,7 +124,7 @@ class Shipper {
   std::unique_ptr<EpochSession> session_;
   VmId id_;
   const GroupPool* pool_;
-  MachineDescription machine_ = machine_with_pages(kVmPages);
+  MachineDescription machine_ = machine_with_pages(kCommitVmPages);
   std::mt19937_64 random_{7};
 };
 
@@ -188,7 +189,7 @@ Status measure_commit(const PartContext& context, Report& report) {
   }
 
   const FastClock clock(kClockSpeed);
-  const GroupPool pool(GroupPool::Fill::realistic, kPoolGroups, 2);
+  const GroupPool pool(GroupPool::Fill::realistic, kCommitPoolGroups, 2);
   StoreSetup setup;
   setup.directory = context.directory + "/store";
   setup.clock = &clock;

@@ -14,8 +14,8 @@
 namespace vmshadow::bench {
 namespace {
 
-constexpr std::size_t kPoolGroups = 1024;
-constexpr std::uint64_t kVmPages = std::uint64_t{1} << 20;
+constexpr std::size_t kIngestPoolGroups = 1024;
+constexpr std::uint64_t kIngestVmPages = std::uint64_t{1} << 20;
 constexpr double kEpochBytesMin = 64 << 10;
 constexpr double kEpochBytesMax = 1 << 20;
 
@@ -31,12 +31,13 @@ VmLoad make_load(std::size_t vm, std::uint64_t bytes, const GroupPool& pool) {
   std::mt19937_64 random(vm + 1);
   std::uniform_real_distribution<double> log_bytes(std::log(kEpochBytesMin),
                                                    std::log(kEpochBytesMax));
-  const MachineDescription machine = machine_with_pages(kVmPages);
+  const MachineDescription machine = machine_with_pages(kIngestVmPages);
   const auto group_bytes = static_cast<double>(pool.body(0).size());
   while (load.bytes < bytes) {
     const double wanted = std::exp(log_bytes(random));
     const auto groups = static_cast<std::size_t>(std::max(1.0, std::round(wanted / group_bytes)));
-    const EpochPlan plan = plan_uniform(groups * format::kGroupPagesMax, kVmPages, pool, random);
+    const EpochPlan plan =
+        plan_uniform(groups * format::kGroupPagesMax, kIngestVmPages, pool, random);
     const Epoch epoch{load.epochs.size()};
     load.epochs.push_back(make_epoch({vm_id(load.name), Generation{1}, epoch},
                                      epoch.value == 0 ? &machine : nullptr, plan, pool));
@@ -117,7 +118,7 @@ Result<FioSetting> best_fio_setting(const PartContext& context) {
 Status measure_ingest(const PartContext& context, Report& report) {
   const IngestSizes& sizes = context.sizes.ingest;
   context.progress.step("ingest: making epochs");
-  const GroupPool pool(GroupPool::Fill::realistic, kPoolGroups, 1);
+  const GroupPool pool(GroupPool::Fill::realistic, kIngestPoolGroups, 1);
   std::vector<VmLoad> loads;
   std::uint64_t bytes = 0;
   std::size_t epochs = 0;

@@ -13,8 +13,8 @@
 namespace vmshadow::bench {
 namespace {
 
-constexpr std::size_t kPoolGroups = 1024;
-constexpr const char* kVm = "long-history";
+constexpr std::size_t kOpenPoolGroups = 1024;
+constexpr const char* kOpenVm = "long-history";
 constexpr const char* kKilledVm = "killed";
 
 struct Opened {
@@ -43,8 +43,8 @@ Result<std::uint64_t> make_history(const PartContext& context, const std::string
   StoreSetup setup;
   setup.directory = directory;
   VMSHADOW_ASSIGN(const auto store, open_store(setup));
-  VMSHADOW_ASSIGN(const auto session, store->open_session(kVm, "bench"));
-  const GroupPool pool(GroupPool::Fill::small, kPoolGroups, 4);
+  VMSHADOW_ASSIGN(const auto session, store->open_session(kOpenVm, "bench"));
+  const GroupPool pool(GroupPool::Fill::small, kOpenPoolGroups, 4);
   const MachineDescription machine = machine_with_pages(sizes.vm_pages);
   std::mt19937_64 random(4);
   std::uint64_t versions = 0;
@@ -54,7 +54,7 @@ Result<std::uint64_t> make_history(const PartContext& context, const std::string
                                ? plan_all(sizes.vm_pages, pool, random)
                                : plan_uniform(sizes.epoch_pages, sizes.vm_pages, pool, random);
     versions += plan.pages.size();
-    VMSHADOW_TRY(ship(*session, make_epoch({vm_id(kVm), session->generation(), Epoch{epoch}},
+    VMSHADOW_TRY(ship(*session, make_epoch({vm_id(kOpenVm), session->generation(), Epoch{epoch}},
                                            epoch == 0 ? &machine : nullptr, plan, pool)));
   }
   return versions;
@@ -90,7 +90,7 @@ Status measure_open(const PartContext& context, Report& report) {
     clean.push_back(opened.seconds);
     heap.push_back(static_cast<double>(opened.heap_bytes));
     stats = opened.store->stats();
-    VMSHADOW_TRY(check_history(*opened.store, kVm, Epoch{sizes.epochs}));
+    VMSHADOW_TRY(check_history(*opened.store, kOpenVm, Epoch{sizes.epochs}));
   }
   std::vector<double> killed;
   for (std::size_t i = 0; i < sizes.opens; ++i) {
@@ -102,7 +102,7 @@ Status measure_open(const PartContext& context, Report& report) {
                         sizes.child_commits));
     VMSHADOW_ASSIGN(const Opened opened, open_cold(directory));
     killed.push_back(opened.seconds);
-    VMSHADOW_TRY(check_history(*opened.store, kVm, Epoch{sizes.epochs}));
+    VMSHADOW_TRY(check_history(*opened.store, kOpenVm, Epoch{sizes.epochs}));
     VMSHADOW_TRY(check_history(*opened.store, kKilledVm, last));
   }
 

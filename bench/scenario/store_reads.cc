@@ -19,8 +19,8 @@
 namespace vmshadow::bench {
 namespace {
 
-constexpr std::size_t kPoolGroups = 1024;
-constexpr const char* kVm = "read";
+constexpr std::size_t kReadPoolGroups = 1024;
+constexpr const char* kReadVm = "read";
 /// The device's counters move when a request ends, and read-ahead may end after our read.
 constexpr int kSettleTries = 20;
 constexpr std::chrono::microseconds kSettleStep{200};
@@ -87,8 +87,8 @@ double mean(const std::vector<double>& values) {
 
 Status make_store(const PartContext& context, store::Store& store) {
   const ReadSizes& sizes = context.sizes.read;
-  VMSHADOW_ASSIGN(const auto session, store.open_session(kVm, "bench"));
-  const GroupPool pool(GroupPool::Fill::realistic, kPoolGroups, 8);
+  VMSHADOW_ASSIGN(const auto session, store.open_session(kReadVm, "bench"));
+  const GroupPool pool(GroupPool::Fill::realistic, kReadPoolGroups, 8);
   const MachineDescription machine = machine_with_pages(sizes.vm_pages);
   std::mt19937_64 random(8);
   for (std::uint64_t epoch = 0; epoch <= sizes.epochs; ++epoch) {
@@ -96,7 +96,7 @@ Status make_store(const PartContext& context, store::Store& store) {
     const EpochPlan plan = epoch == 0
                                ? plan_all(sizes.vm_pages, pool, random)
                                : plan_uniform(sizes.epoch_pages, sizes.vm_pages, pool, random);
-    VMSHADOW_TRY(ship(*session, make_epoch({vm_id(kVm), session->generation(), Epoch{epoch}},
+    VMSHADOW_TRY(ship(*session, make_epoch({vm_id(kReadVm), session->generation(), Epoch{epoch}},
                                            epoch == 0 ? &machine : nullptr, plan, pool)));
   }
   return {};
@@ -120,7 +120,7 @@ Status measure_reads(const PartContext& context, Report& report) {
   VMSHADOW_TRY(drop_caches(setup.directory));
   for (std::size_t i = 0; i < sizes.reads; ++i) {
     context.progress.step("reads: page", i + 1, sizes.reads);
-    VMSHADOW_ASSIGN(const auto image, reader->open(kVm, Epoch{random() % (sizes.epochs + 1)}));
+    VMSHADOW_ASSIGN(const auto image, reader->open(kReadVm, Epoch{random() % (sizes.epochs + 1)}));
     VMSHADOW_TRY(evict_files(setup.directory));
     VMSHADOW_TRY(probe.sample(*image, PageNumber{random() % sizes.vm_pages}, samples));
   }

@@ -16,7 +16,7 @@
 namespace vmshadow::bench {
 namespace {
 
-constexpr std::size_t kPoolGroups = 1024;
+constexpr std::size_t kRocksdbPoolGroups = 1024;
 
 struct VmHistory {
   std::string name;
@@ -161,7 +161,7 @@ class Comparison {
   const std::string theirs_path_;
   const std::string& rocksdb_options_;
   const Progress& progress_;
-  const GroupPool pool_{GroupPool::Fill::realistic, kPoolGroups, 3};
+  const GroupPool pool_{GroupPool::Fill::realistic, kRocksdbPoolGroups, 3};
   const PageValues values_{pool_};
   std::vector<VmHistory> histories_;
   std::unique_ptr<store::Store> ours_;

@@ -22,18 +22,18 @@ struct BlockHeadBytes {
 };
 static_assert(sizeof(BlockHeadBytes) == 12);
 
-tl::unexpected<Error> malformed(std::string_view record, std::string_view what) {
+tl::unexpected<Error> malformed_body(std::string_view record, std::string_view what) {
   return fail(Errc::corrupt, fmt::format("malformed {} record: {}", record, what));
 }
 
 Status read_group_keys(BodyReader& reader, PageGroup& group, std::uint32_t& payload_bytes) {
   PageGroupHeadBytes head;
-  if (!reader.read(head)) return malformed("page_group", "shorter than its head");
+  if (!reader.read(head)) return malformed_body("page_group", "shorter than its head");
   group.page_count = head.page_count.get();
   if (group.page_count == 0 || group.page_count > kGroupPagesMax) {
-    return malformed("page_group", fmt::format("{} pages", group.page_count));
+    return malformed_body("page_group", fmt::format("{} pages", group.page_count));
   }
-  if (head.reserved != 0) return malformed("page_group", "reserved byte is not 0");
+  if (head.reserved != 0) return malformed_body("page_group", "reserved byte is not 0");
   if (head.codec > static_cast<std::uint8_t>(Codec::lost)) {
     return fail(Errc::version,
                 fmt::format("page_group codec {} is unknown to this program", head.codec));
@@ -42,14 +42,14 @@ Status read_group_keys(BodyReader& reader, PageGroup& group, std::uint32_t& payl
   payload_bytes = head.payload_bytes.get();
   for (std::size_t i = 0; i < group.page_count; ++i) {
     le64 key;
-    if (!reader.read(key)) return malformed("page_group", "ends inside its keys");
+    if (!reader.read(key)) return malformed_body("page_group", "ends inside its keys");
     group.keys[i] = PageKey::unpack(key.get());
     if (group.keys[i].page.value >= kPagesPerBlockMax) {
-      return malformed("page_group", "page number out of range");
+      return malformed_body("page_group", "page number out of range");
     }
     const PageKey* const first = group.keys.data();
     if (std::find(first, first + i, group.keys[i]) != first + i) {
-      return malformed("page_group", "the same page twice");
+      return malformed_body("page_group", "the same page twice");
     }
   }
   return {};
@@ -64,20 +64,20 @@ Result<PageGroup> decode_page_group(ByteSpan body) {
   VMSHADOW_TRY(read_group_keys(reader, group, payload_bytes));
   for (std::size_t i = 0; i < group.page_count; ++i) {
     le64 checksum;
-    if (!reader.read(checksum)) return malformed("page_group", "ends inside its checksums");
+    if (!reader.read(checksum)) return malformed_body("page_group", "ends inside its checksums");
     group.checksums[i] = checksum.get();
   }
   if (!reader.read_bytes(payload_bytes, group.payload) || !reader.empty()) {
-    return malformed("page_group", "payload length does not match the body");
+    return malformed_body("page_group", "payload length does not match the body");
   }
   if (group.codec == Codec::raw && group.payload.size() != group.page_count * kPageBytes) {
-    return malformed("page_group", "raw payload is not whole pages");
+    return malformed_body("page_group", "raw payload is not whole pages");
   }
   if (group.codec == Codec::lost) {
     const auto* const first = group.checksums.data();
     if (group.payload.size() > kLostTextBytesMax ||
         std::any_of(first, first + group.page_count, [](std::uint64_t sum) { return sum != 0; })) {
-      return malformed("page_group", "lost pages with more than a sentence");
+      return malformed_body("page_group", "lost pages with more than a sentence");
     }
   }
   return group;
@@ -126,11 +126,11 @@ void append_zero_pages_body(std::vector<std::byte>& out, std::span<const ZeroRun
 Result<std::vector<ZeroRun>> decode_zero_pages(ByteSpan body) {
   BodyReader reader(body);
   ZeroPagesHeadBytes head;
-  if (!reader.read(head)) return malformed("zero_pages", "shorter than its head");
-  if (head.reserved.get() != 0) return malformed("zero_pages", "reserved bytes are not 0");
+  if (!reader.read(head)) return malformed_body("zero_pages", "shorter than its head");
+  if (head.reserved.get() != 0) return malformed_body("zero_pages", "reserved bytes are not 0");
   const std::uint64_t count = head.run_count.get();
   if (count == 0 || count * sizeof(ZeroRunBytes) != reader.rest().size()) {
-    return malformed("zero_pages", "run count does not match the body");
+    return malformed_body("zero_pages", "run count does not match the body");
   }
   std::vector<ZeroRun> runs;
   runs.reserve(count);
@@ -139,7 +139,7 @@ Result<std::vector<ZeroRun>> decode_zero_pages(ByteSpan body) {
     const ZeroRun run{PageKey::unpack(bytes.first.get()), bytes.count.get()};
     if (run.count == 0 || run.count > kPagesPerBlockMax ||
         run.first.page.value > kPagesPerBlockMax - run.count) {
-      return malformed("zero_pages", "run out of range");
+      return malformed_body("zero_pages", "run out of range");
     }
     runs.push_back(run);
   }
@@ -173,20 +173,20 @@ void append_machine_body(std::vector<std::byte>& out, const MachineDescription& 
 Result<MachineDescription> decode_machine(ByteSpan body) {
   BodyReader reader(body);
   MachineHeadBytes head;
-  if (!reader.read(head)) return malformed("machine", "shorter than its head");
+  if (!reader.read(head)) return malformed_body("machine", "shorter than its head");
   if (head.json_bytes.get() > kMachineTextBytesMax ||
       head.configuration_bytes.get() > kConfigurationBytesMax ||
       head.block_count.get() > kRamBlocksMax) {
-    return malformed("machine", "a length is over its limit");
+    return malformed_body("machine", "a length is over its limit");
   }
   MachineDescription machine;
   ByteSpan bytes;
   if (!reader.read_bytes(head.configuration_bytes.get(), bytes)) {
-    return malformed("machine", "ends inside its configuration");
+    return malformed_body("machine", "ends inside its configuration");
   }
   machine.configuration.assign(bytes.begin(), bytes.end());
   if (!reader.read_bytes(head.json_bytes.get(), bytes)) {
-    return malformed("machine", "ends inside its description");
+    return malformed_body("machine", "ends inside its description");
   }
   machine.json.assign(reinterpret_cast<const char*>(bytes.data()), bytes.size());
   machine.layout.ram_section_id = head.ram_section_id.get();
@@ -195,22 +195,23 @@ Result<MachineDescription> decode_machine(ByteSpan body) {
   std::set<std::string> names;
   for (std::uint32_t i = 0; i < head.block_count.get(); ++i) {
     BlockHeadBytes block_head;
-    if (!reader.read(block_head)) return malformed("machine", "ends inside its RAM blocks");
+    if (!reader.read(block_head)) return malformed_body("machine", "ends inside its RAM blocks");
     RamBlock block;
     block.bytes = block_head.bytes.get();
     if (block_head.reserved.get() != 0 || block_head.name_bytes.get() == 0 ||
         block_head.name_bytes.get() > kRamBlockNameBytesMax || block.bytes > kRamBlockBytesMax ||
         block.bytes % kPageBytes != 0) {
-      return malformed("machine", fmt::format("RAM block {} is out of range", i));
+      return malformed_body("machine", fmt::format("RAM block {} is out of range", i));
     }
     if (!reader.read_bytes(block_head.name_bytes.get(), bytes)) {
-      return malformed("machine", "ends inside a RAM block's name");
+      return malformed_body("machine", "ends inside a RAM block's name");
     }
     block.name.assign(reinterpret_cast<const char*>(bytes.data()), bytes.size());
-    if (!names.insert(block.name).second) return malformed("machine", "a RAM block's name twice");
+    if (!names.insert(block.name).second)
+      return malformed_body("machine", "a RAM block's name twice");
     machine.layout.blocks.push_back(std::move(block));
   }
-  if (!reader.empty()) return malformed("machine", "bytes left over");
+  if (!reader.empty()) return malformed_body("machine", "bytes left over");
   return machine;
 }
 
@@ -231,9 +232,9 @@ void append_epoch_end_body(std::vector<std::byte>& out, const EpochSummary& summ
 Result<EpochSummary> decode_epoch_end(ByteSpan body) {
   BodyReader reader(body);
   EpochEndBytes bytes;
-  if (!reader.read(bytes) || !reader.empty()) return malformed("epoch_end", "wrong length");
+  if (!reader.read(bytes) || !reader.empty()) return malformed_body("epoch_end", "wrong length");
   if ((bytes.flags.get() & ~kEndFlagFull) != 0) {
-    return malformed("epoch_end", "a reserved flag is set");
+    return malformed_body("epoch_end", "a reserved flag is set");
   }
   EpochSummary summary;
   summary.record_count = bytes.record_count.get();
@@ -246,7 +247,7 @@ Result<EpochSummary> decode_epoch_end(ByteSpan body) {
   summary.record_bytes = bytes.record_bytes.get();
   summary.device_bytes = bytes.device_bytes.get();
   if (summary.zero_pages > summary.stored_pages || summary.device_bytes > kDeviceStateBytesMax) {
-    return malformed("epoch_end", "counts contradict each other");
+    return malformed_body("epoch_end", "counts contradict each other");
   }
   return summary;
 }

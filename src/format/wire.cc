@@ -33,7 +33,7 @@ struct RefusalBytes {
 static_assert(sizeof(HelloBytes) == 16 && sizeof(WelcomeBytes) == 24 && sizeof(AckBytes) == 16 &&
               sizeof(RefusalBytes) == 8);
 
-tl::unexpected<Error> malformed(std::string_view record) {
+tl::unexpected<Error> malformed_message(std::string_view record) {
   return fail(Errc::protocol, fmt::format("malformed {} record", record));
 }
 
@@ -81,7 +81,7 @@ Result<Hello> decode_hello(ByteSpan body) {
   ByteSpan name;
   if (!reader.read(bytes) || bytes.reserved.get() != 0 ||
       !reader.read_bytes(bytes.name_bytes.get(), name) || !reader.empty()) {
-    return malformed("hello");
+    return malformed_message("hello");
   }
   Hello hello;
   hello.version_min = bytes.version_min.get();
@@ -89,7 +89,8 @@ Result<Hello> decode_hello(ByteSpan body) {
   hello.features = bytes.features.get();
   hello.page_bytes = bytes.page_bytes.get();
   hello.vm_name.assign(reinterpret_cast<const char*>(name.data()), name.size());
-  if (hello.version_min == 0 || hello.version_min > hello.version_max) return malformed("hello");
+  if (hello.version_min == 0 || hello.version_min > hello.version_max)
+    return malformed_message("hello");
   if (hello.page_bytes != kPageBytes) {
     return fail(Errc::unsupported, fmt::format("pages of {} bytes are not supported, only {}",
                                                hello.page_bytes, kPageBytes));
@@ -104,7 +105,7 @@ Result<Welcome> decode_welcome(ByteSpan body) {
   BodyReader reader(body);
   WelcomeBytes bytes;
   if (!reader.read(bytes) || !reader.empty() || bytes.reserved.get() != 0) {
-    return malformed("welcome");
+    return malformed_message("welcome");
   }
   Welcome welcome;
   welcome.version = bytes.version.get();
@@ -122,7 +123,7 @@ Result<Welcome> decode_welcome(ByteSpan body) {
 Result<Ack> decode_ack(ByteSpan body) {
   BodyReader reader(body);
   AckBytes bytes;
-  if (!reader.read(bytes) || !reader.empty()) return malformed("ack");
+  if (!reader.read(bytes) || !reader.empty()) return malformed_message("ack");
   return Ack{WallTime{static_cast<std::int64_t>(bytes.committed_wall_ns.get())},
              std::chrono::microseconds{static_cast<std::int64_t>(bytes.sync_us.get())}};
 }
@@ -134,7 +135,7 @@ Result<Refusal> decode_refusal(ByteSpan body) {
   if (!reader.read(bytes) || bytes.reserved.get() != 0 ||
       bytes.text_bytes.get() > kRefusalTextBytesMax ||
       !reader.read_bytes(bytes.text_bytes.get(), text) || !reader.empty()) {
-    return malformed("refusal");
+    return malformed_message("refusal");
   }
   Refusal refusal;
   const std::uint16_t code = bytes.code.get();

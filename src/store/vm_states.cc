@@ -38,14 +38,16 @@ format::VmState VmStates::make(const VmId& vm, const format::JournalPosition& du
   const std::lock_guard lock(mutex_);
   const VmSettings settings = index_.settings_of(vm);
   const RetentionPolicy policy = settings.policy.value_or(store_policy_);
-  const auto seconds = [](std::chrono::seconds s) { return static_cast<std::uint64_t>(s.count()); };
+  const auto whole_seconds = [](std::chrono::seconds s) {
+    return static_cast<std::uint64_t>(s.count());
+  };
   format::VmState state;
   state.version = settings.version;
   state.vm_name = index_.name_of(vm);
-  state.window_s = seconds(policy.window);
-  state.minutely_s = seconds(policy.minutely);
-  state.hourly_s = seconds(policy.hourly);
-  state.daily_s = seconds(policy.daily);
+  state.window_s = whole_seconds(policy.window);
+  state.minutely_s = whole_seconds(policy.minutely);
+  state.hourly_s = whole_seconds(policy.hourly);
+  state.daily_s = whole_seconds(policy.daily);
   state.own_policy = settings.policy.has_value();
   state.quota_bytes = settings.quota_bytes;
   state.pins.assign(settings.pins.begin(), settings.pins.end());

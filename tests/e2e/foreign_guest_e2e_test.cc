@@ -19,7 +19,7 @@ using std::chrono::seconds;
 
 constexpr unsigned kFailovers = 5;
 constexpr std::size_t kEpochsEach = 5;
-constexpr seconds kBootWithin{180};
+constexpr seconds kForeignBootWithin{180};
 constexpr seconds kAnswerWithin{60};
 constexpr const char* kVm = "foreign";
 constexpr const char* kDevices = "cat /proc/bus/pci/devices";
@@ -82,7 +82,7 @@ TEST(ForeignGuestE2e, FiveFailoversInARow) {
   VMSHADOW_REQUIRE(guest_available(config));
   const auto original = QemuGuest::start(config);
   ASSERT_TRUE(original) << original.error().message;
-  const Status up = (*original)->wait_for_shell(io::deadline_after(kBootWithin));
+  const Status up = (*original)->wait_for_shell(io::deadline_after(kForeignBootWithin));
   ASSERT_TRUE(up) << up.error().message;
   const TempDir directory;
   const auto store = StoreProgram::start(directory.file("store"));

@@ -15,7 +15,7 @@ namespace {
 using std::chrono::milliseconds;
 using std::chrono::seconds;
 
-constexpr seconds kPatience{60};
+constexpr seconds kLinkPatience{60};
 constexpr seconds kStall{4};
 
 double newest_lag_ms(const SidecarProgram& sidecar) {
@@ -89,12 +89,12 @@ TEST(LinkFaults, StalledLinkCostsLagAndNothingElse) {
   const std::size_t during = sidecar.epochs();
   EXPECT_TRUE(sidecar.process().running()) << sidecar.messages();
   proxy->go_on();
-  must(sidecar.wait_for_epochs(during + 1, io::deadline_after(kPatience)));
+  must(sidecar.wait_for_epochs(during + 1, io::deadline_after(kLinkPatience)));
   double peak = 0;
   for (const auto& line : sidecar.lines()) {
     if (line.value("event", "") == "epoch") peak = std::max(peak, line.at("lag_ms").get<double>());
   }
-  must(sidecar.wait_for_epochs(during + 20, io::deadline_after(kPatience)));
+  must(sidecar.wait_for_epochs(during + 20, io::deadline_after(kLinkPatience)));
   for (const auto& line : sidecar.lines()) {
     if (line.value("event", "") == "epoch") peak = std::max(peak, line.at("lag_ms").get<double>());
   }

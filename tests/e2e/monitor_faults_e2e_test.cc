@@ -15,21 +15,10 @@ namespace vmshadow::test {
 namespace {
 
 using std::chrono::milliseconds;
-using std::chrono::seconds;
 using ::testing::HasSubstr;
 
-constexpr seconds kPatience{30};
 /// Nothing listens there: what is refused before the store is asked needs none.
 constexpr const char* kNoStore = "127.0.0.1:1";
-
-template <class Ready>
-void wait_until(Ready ready) {
-  const auto deadline = io::deadline_after(kPatience);
-  while (!ready()) {
-    if (io::Deadline::clock::now() >= deadline) throw std::runtime_error("it does not happen");
-    ::poll(nullptr, 0, 5);
-  }
-}
 
 void expect_refused(SidecarConfig config, const std::vector<std::string>& words) {
   config.store = kNoStore;
@@ -48,13 +37,15 @@ class OddMonitor {
  public:
   OddMonitor(const std::string& path, std::string greeting)
       : listener_(must(io::listen_unix(path))), thread_([this, greeting = std::move(greeting)] {
-          auto peer = io::accept_connection(listener_.get(), -1, io::deadline_after(kPatience));
+          auto peer =
+              io::accept_connection(listener_.get(), -1, io::deadline_after(kFaultPatience));
           if (!peer || !*peer) return;
           static_cast<void>(io::write_all((*peer)->get(), std::as_bytes(std::span(greeting)),
-                                          io::deadline_after(kPatience)));
+                                          io::deadline_after(kFaultPatience)));
           std::byte ignored[256];
           while (true) {
-            const auto got = io::read_some((*peer)->get(), ignored, io::deadline_after(kPatience));
+            const auto got =
+                io::read_some((*peer)->get(), ignored, io::deadline_after(kFaultPatience));
             if (!got || *got == 0) return;
           }
         }) {}
@@ -150,7 +141,7 @@ TEST(MonitorFaults, WritableDiskIsRefusedUnlessToldOtherwise) {
   SidecarConfig config = rig.config(store.address());
   config.extra_args = {"--ignore-disks"};
   SidecarProgram sidecar = must(SidecarProgram::start(config));
-  must(sidecar.wait_for_epochs(3, io::deadline_after(kPatience)));
+  must(sidecar.wait_for_epochs(3, io::deadline_after(kFaultPatience)));
   EXPECT_EQ(must(sidecar.stop()).text(), "exit code 0") << sidecar.messages();
   rig.expect_exact();
 }
@@ -208,7 +199,7 @@ TEST(MonitorFaults, SuspendedVmStaysSuspendedAndEpochsGoOnAfterwards) {
   EXPECT_THAT(sidecar.messages(), HasSubstr("the VM is not running (status paused)"));
 
   must(qmp::cont(*rig.observer()));
-  must(sidecar.wait_for_epochs(epochs + 5, io::deadline_after(kPatience)));
+  must(sidecar.wait_for_epochs(epochs + 5, io::deadline_after(kFaultPatience)));
   EXPECT_EQ(must(sidecar.stop()).text(), "exit code 0") << sidecar.messages();
   rig.expect_runs_on();
   rig.expect_nothing_lost(acknowledged_epochs(sidecar));
@@ -229,7 +220,7 @@ TEST(MonitorFaults, SuspensionOutlivesTheSidecar) {
       return must(qmp::query_status(*rig.observer())).text == "paused";
     });
     ::kill(must(sidecar.worker_pid()), number);
-    const ExitStatus status = must(sidecar.process().wait(io::deadline_after(kPatience)));
+    const ExitStatus status = must(sidecar.process().wait(io::deadline_after(kFaultPatience)));
     EXPECT_EQ(status.code, number == SIGTERM ? 0 : 1) << sidecar.messages();
     EXPECT_EQ(must(qmp::query_status(*rig.observer())).text, "paused");
     EXPECT_FALSE(must(qmp::query_migrate(*rig.observer())).active());

@@ -17,9 +17,8 @@ using std::chrono::milliseconds;
 using std::chrono::seconds;
 using ::testing::HasSubstr;
 
-constexpr int kKillRounds = 10;
+constexpr int kSidecarKillRounds = 10;
 constexpr int kSamplesMax = 2000;
-constexpr seconds kPatience{30};
 const std::vector<std::string> kWorkerKilled{"the worker was killed by signal 9",
                                              "the VM was released, runs on",
                                              "no longer protected: start the sidecar again"};
@@ -27,15 +26,6 @@ const std::vector<std::string> kWorkerKilled{"the worker was killed by signal 9"
 /// A guest whose checkpoints take long, so that a moment at random is often inside one.
 std::vector<std::string> busy_witness() {
   return {"arena_mib=8", "pages=all", "tick_us=5000", "fill_words=16"};
-}
-
-template <class Ready>
-void wait_until(Ready ready) {
-  const auto deadline = io::deadline_after(kPatience);
-  while (!ready()) {
-    if (io::Deadline::clock::now() >= deadline) throw std::runtime_error("it does not happen");
-    ::poll(nullptr, 0, 5);
-  }
 }
 
 /// Halts the worker where the VM stands still for it: between its REPLY and its acknowledgement.
@@ -60,7 +50,7 @@ TEST(SidecarFaults, WorkerKilledAtAnyMomentReleasesTheVm) {
   StoreProgram store = must(StoreProgram::start(rig.store_directory()));
   std::set<std::uint64_t> acknowledged;
   std::minstd_rand random(2);
-  for (int round = 0; round < kKillRounds; ++round) {
+  for (int round = 0; round < kSidecarKillRounds; ++round) {
     SCOPED_TRACE(round);
     SidecarProgram sidecar = rig.protect(store.address(), 2, milliseconds(5));
     ::poll(nullptr, 0, static_cast<int>(random() % 60));
@@ -219,7 +209,7 @@ TEST(SidecarFaults, InterruptOfTheWholeGroupIsAnOrderlyEnd) {
   const pid_t worker = must(sidecar.worker_pid());
   ASSERT_TRUE(sidecar.process().signal(SIGINT));
   ::kill(worker, SIGINT);
-  EXPECT_EQ(must(sidecar.process().wait(io::deadline_after(kPatience))).text(), "exit code 0")
+  EXPECT_EQ(must(sidecar.process().wait(io::deadline_after(kFaultPatience))).text(), "exit code 0")
       << sidecar.messages();
   EXPECT_EQ(sidecar.messages(), "");
   rig.expect_runs_on();
@@ -248,7 +238,7 @@ TEST(SidecarFaults, SecondSidecarOfTheSameVmIsRefusedAndTheFirstGoesOn) {
   }
   // The refused ones took no generation and left no trace.
   EXPECT_TRUE(stored_epochs(rig.store_directory(), "vm2").empty());
-  must(first.wait_for_epochs(first.epochs() + 5, io::deadline_after(kPatience)));
+  must(first.wait_for_epochs(first.epochs() + 5, io::deadline_after(kFaultPatience)));
   EXPECT_EQ(must(first.stop()).text(), "exit code 0") << first.messages();
   rig.expect_runs_on();
   rig.expect_nothing_lost(acknowledged_epochs(first));
@@ -265,7 +255,7 @@ TEST(SidecarFaults, AnotherVmOfTheSameNameIsNotMixedIn) {
   SidecarProgram second = must(SidecarProgram::start(impostor.config(store.address())));
   expect_end(second, 1, {"the store at " + store.address() + " refuses", "VM 'vm1'"});
   impostor.expect_runs_on();
-  must(first.wait_for_epochs(first.epochs() + 5, io::deadline_after(kPatience)));
+  must(first.wait_for_epochs(first.epochs() + 5, io::deadline_after(kFaultPatience)));
   EXPECT_EQ(must(first.stop()).text(), "exit code 0") << first.messages();
   rig.expect_nothing_lost(acknowledged_epochs(first));
   rig.expect_exact();

@@ -19,7 +19,7 @@ using std::chrono::milliseconds;
 using std::chrono::seconds;
 namespace fs = std::filesystem;
 
-constexpr int kKillRounds = 4;
+constexpr int kStoreKillRounds = 4;
 
 /// A file system of our own, gone with this object.
 class SmallFileSystem {
@@ -63,7 +63,7 @@ TEST(StoreFaults, KilledInMidEpochLosesNothingThatItAcknowledged) {
   const std::uint16_t port = store.port();
   std::set<std::uint64_t> acknowledged;
   std::minstd_rand random(1);
-  for (int round = 0; round < kKillRounds; ++round) {
+  for (int round = 0; round < kStoreKillRounds; ++round) {
     SCOPED_TRACE(round);
     SidecarProgram sidecar = rig.protect(store.address(), 3, milliseconds(5));
     ::poll(nullptr, 0, static_cast<int>(random() % 100));

@@ -16,8 +16,8 @@ namespace {
 
 using format::PageKey;
 
-constexpr std::uint16_t kBlocks = 3;
-constexpr std::uint64_t kPages = 40;
+constexpr std::uint16_t kMergeBlocks = 3;
+constexpr std::uint64_t kMergePages = 40;
 
 /// Where a data page is, or nullopt if it is zero.
 struct Data {
@@ -33,9 +33,9 @@ struct MadeTable {
   [[nodiscard]] TableRef ref() const { return {&index->pages, index->places.groups}; }
 };
 
-PageKey any_key() {
-  return {BlockIndex{*rc::gen::inRange<std::uint16_t>(0, kBlocks)},
-          PageNumber{*rc::gen::inRange<std::uint64_t>(0, kPages)}};
+PageKey any_merge_key() {
+  return {BlockIndex{*rc::gen::inRange<std::uint16_t>(0, kMergeBlocks)},
+          PageNumber{*rc::gen::inRange<std::uint64_t>(0, kMergePages)}};
 }
 
 /// Groups as QEMU sends them (rising pages) or in any order.
@@ -44,7 +44,7 @@ format::PageGroup any_group() {
   const auto count = *rc::gen::inRange<std::size_t>(1, format::kGroupPagesMax + 1);
   std::vector<PageKey> keys;
   for (std::size_t i = 0; i < count; ++i) {
-    const PageKey key = any_key();
+    const PageKey key = any_merge_key();
     if (std::find(keys.begin(), keys.end(), key) == keys.end()) keys.push_back(key);
   }
   if (*rc::gen::arbitrary<bool>()) std::sort(keys.begin(), keys.end());
@@ -70,8 +70,8 @@ MadeTable any_table(std::uint64_t epoch) {
         made.model[group.keys[slot]] = Data{groups.back(), slot};
       }
     } else {
-      const PageKey first = any_key();
-      const auto count = *rc::gen::inRange<std::uint64_t>(1, kPages - first.page.value + 1);
+      const PageKey first = any_merge_key();
+      const auto count = *rc::gen::inRange<std::uint64_t>(1, kMergePages - first.page.value + 1);
       builder.add_zero_runs(sequence, {{first, count}});
       for (std::uint64_t i = 0; i < count; ++i) {
         made.model[{first.block, PageNumber{first.page.value + i}}] = std::nullopt;
@@ -86,7 +86,7 @@ MadeTable any_table(std::uint64_t epoch) {
 std::string differs(const PageTable& pages, std::span<const RecordPlace> groups,
                     const Model& model) {
   std::size_t data_pages = 0;
-  for (std::uint16_t block = 0; block < kBlocks; ++block) {
+  for (std::uint16_t block = 0; block < kMergeBlocks; ++block) {
     std::map<std::uint64_t, PageLookup::Kind> visited;
     bool twice = false;
     pages.for_each_data_page(BlockIndex{block}, [&](PageNumber page, PageSlot slot) {
@@ -104,7 +104,7 @@ std::string differs(const PageTable& pages, std::span<const RecordPlace> groups,
       }
     });
     if (twice) return "a page is visited that should not be, or twice, or runs meet";
-    for (std::uint64_t page = 0; page < kPages; ++page) {
+    for (std::uint64_t page = 0; page < kMergePages; ++page) {
       const PageKey key{BlockIndex{block}, PageNumber{page}};
       const PageLookup found = pages.find(key);
       const auto wanted = model.find(key);
@@ -182,10 +182,10 @@ RC_GTEST_PROP(TableMergeProperty, ResolvedPagesAreTheMerge, ()) {
   const auto tables = any_tables();
   std::vector<EpochIndexPtr> chain;
   for (const MadeTable& table : tables) chain.push_back(table.index);
-  const ResolvedPages resolved(chain, *rc::gen::inRange<std::size_t>(0, kBlocks + 2));
+  const ResolvedPages resolved(chain, *rc::gen::inRange<std::size_t>(0, kMergeBlocks + 2));
   const Model model = applied(tables);
-  for (std::uint16_t block = 0; block < kBlocks + 1; ++block) {
-    for (std::uint64_t page = 0; page < kPages + 30; ++page) {
+  for (std::uint16_t block = 0; block < kMergeBlocks + 1; ++block) {
+    for (std::uint64_t page = 0; page < kMergePages + 30; ++page) {
       const PageKey key{BlockIndex{block}, PageNumber{page}};
       const PageLookup found = resolved.find(key);
       const auto wanted = model.find(key);

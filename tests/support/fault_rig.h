@@ -4,6 +4,7 @@
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <poll.h>
 
 #include <chrono>
 #include <memory>
@@ -13,6 +14,7 @@
 #include <string>
 #include <vector>
 
+#include "io/socket.h"
 #include "qmp/session.h"
 #include "support/replication_rig.h"
 
@@ -26,6 +28,18 @@ T must(Result<T> result) {
 }
 inline void must(const Status& status) {
   if (!status) throw std::runtime_error(status.error().message);
+}
+
+/// A safety net for what a fault test waits for.
+inline constexpr std::chrono::seconds kFaultPatience{30};
+
+template <class Ready>
+void wait_until(Ready ready) {
+  const auto deadline = io::deadline_after(kFaultPatience);
+  while (!ready()) {
+    if (io::Deadline::clock::now() >= deadline) throw std::runtime_error("it does not happen");
+    ::poll(nullptr, 0, 5);
+  }
 }
 
 /// The lines of `text` that begin with "PROGRAM: ".

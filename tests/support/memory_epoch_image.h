@@ -45,4 +45,11 @@ class MemoryEpochImage : public EpochImage {
   std::map<std::pair<BlockIndex, PageNumber>, Page> pages_;
 };
 
+/// A page of one byte.
+inline MemoryEpochImage::Page page_of(int value) {
+  MemoryEpochImage::Page page;
+  page.fill(static_cast<std::byte>(value));
+  return page;
+}
+
 }  // namespace vmshadow::testing

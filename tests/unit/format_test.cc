@@ -96,7 +96,7 @@ TEST(RecordTest, TheChainKnowsTheOrder) {
 
 /// Every proper prefix of a body, and the body with a byte more, must be refused without harm.
 template <class Decode>
-void expect_length_is_exact(const Bytes& body, const Decode& decode) {
+void expect_exact_length(const Bytes& body, const Decode& decode) {
   ASSERT_TRUE(decode(body)) << decode(body).error().message;
   for (std::size_t n = 0; n < body.size(); ++n) {
     const Bytes cut(body.begin(), body.begin() + static_cast<std::ptrdiff_t>(n));
@@ -119,7 +119,7 @@ void expect_refused(Bytes body, std::size_t offset, int byte, const Decode& deco
 }
 
 template <class T>
-Bytes body_of(const T& value) {
+Bytes bytes_of_body(const T& value) {
   Bytes body;
   append_body(body, value);
   return body;
@@ -183,7 +183,7 @@ TEST(ZeroPagesTest, Bounds) {
                                      {{BlockIndex{3}, PageNumber{0}}, pages_max}};
   Bytes body;
   append_zero_pages_body(body, runs);
-  expect_length_is_exact(body, decode_zero_pages);
+  expect_exact_length(body, decode_zero_pages);
   EXPECT_EQ(decode_zero_pages(body)->at(1).count, pages_max);
   expect_refused(body, 0, 0, decode_zero_pages);
   expect_refused(body, 0, 3, decode_zero_pages);
@@ -201,7 +201,7 @@ TEST(MachineTest, RoundTripsAndBounds) {
   machine.layout = {{{"a", kPageBytes}, {"b", 0}}, 1, 2, 3};
   Bytes body;
   append_machine_body(body, machine);
-  expect_length_is_exact(body, decode_machine);
+  expect_exact_length(body, decode_machine);
   EXPECT_EQ(*decode_machine(body), machine);
   expect_refused(body, 3, 1, decode_machine, Errc::corrupt, "over its limit");
   expect_refused(body, 6, 2, decode_machine, Errc::corrupt, "over its limit");
@@ -219,7 +219,7 @@ TEST(EpochEndTest, RoundTripsAndBounds) {
   EpochSummary summary{7, true, 0x1122334455667788, WallTime{-5}, 9, 8, 3, 1000, 20};
   Bytes body;
   append_epoch_end_body(body, summary);
-  expect_length_is_exact(body, decode_epoch_end);
+  expect_exact_length(body, decode_epoch_end);
   EXPECT_EQ(*decode_epoch_end(body), summary);
   expect_refused(body, 4, 3, decode_epoch_end, Errc::corrupt, "reserved flag");
   expect_refused(body, 40, 9, decode_epoch_end, Errc::corrupt, "contradict");
@@ -229,14 +229,14 @@ TEST(EpochEndTest, RoundTripsAndBounds) {
 TEST(JournalTest, RoundTripsAndBounds) {
   const JournalPosition durable{SegmentId{4}, SegmentOffset{8192}};
   const Commit commit{WallTime{5}, 77, durable};
-  expect_length_is_exact(body_of(commit), decode_commit);
-  EXPECT_EQ(*decode_commit(body_of(commit)), commit);
+  expect_exact_length(bytes_of_body(commit), decode_commit);
+  EXPECT_EQ(*decode_commit(bytes_of_body(commit)), commit);
   const Pad pad{durable};
-  EXPECT_EQ(*decode_pad(body_of(pad)), pad);
-  EXPECT_FALSE(decode_pad(ByteSpan(body_of(pad)).first(15)));
+  EXPECT_EQ(*decode_pad(bytes_of_body(pad)), pad);
+  EXPECT_FALSE(decode_pad(ByteSpan(bytes_of_body(pad)).first(15)));
   const Grant grant{WallTime{6}, "db-1", durable};
-  const Bytes body = body_of(grant);
-  expect_length_is_exact(body, decode_grant);
+  const Bytes body = bytes_of_body(grant);
+  expect_exact_length(body, decode_grant);
   EXPECT_EQ(*decode_grant(body), grant);
   expect_refused(body, 8, 5, decode_grant);
   expect_refused(body, 10, 1, decode_grant);
@@ -292,8 +292,8 @@ TEST(SegmentHeadTest, RoundTripsAndBounds) {
 
 TEST(WireTest, RoundTripsAndBounds) {
   const Hello hello{1, 3, 0x80, kPageBytes, "web1"};
-  const Bytes body = body_of(hello);
-  expect_length_is_exact(body, decode_hello);
+  const Bytes body = bytes_of_body(hello);
+  expect_exact_length(body, decode_hello);
   EXPECT_EQ(*decode_hello(body), hello);
   expect_refused(body, 0, 0, decode_hello, Errc::protocol);
   expect_refused(body, 0, 4, decode_hello, Errc::protocol);
@@ -302,23 +302,23 @@ TEST(WireTest, RoundTripsAndBounds) {
   expect_refused(body, 16, '-', decode_hello, Errc::invalid_argument, "name");
 
   const Welcome welcome{1, 5, Generation{8}, Epoch{9}};
-  expect_length_is_exact(body_of(welcome), decode_welcome);
-  EXPECT_EQ(*decode_welcome(body_of(welcome)), welcome);
-  expect_refused(body_of(welcome), 0, 2, decode_welcome, Errc::version, "not offered");
-  expect_refused(body_of(welcome), 2, 1, decode_welcome, Errc::protocol);
+  expect_exact_length(bytes_of_body(welcome), decode_welcome);
+  EXPECT_EQ(*decode_welcome(bytes_of_body(welcome)), welcome);
+  expect_refused(bytes_of_body(welcome), 0, 2, decode_welcome, Errc::version, "not offered");
+  expect_refused(bytes_of_body(welcome), 2, 1, decode_welcome, Errc::protocol);
 
   const Ack ack{WallTime{5}, std::chrono::microseconds{6}};
-  expect_length_is_exact(body_of(ack), decode_ack);
-  EXPECT_EQ(*decode_ack(body_of(ack)), ack);
+  expect_exact_length(bytes_of_body(ack), decode_ack);
+  EXPECT_EQ(*decode_ack(bytes_of_body(ack)), ack);
 
   const Refusal refusal{Errc::no_space, "the disk is full"};
-  const Bytes refused = body_of(refusal);
-  expect_length_is_exact(refused, decode_refusal);
+  const Bytes refused = bytes_of_body(refusal);
+  expect_exact_length(refused, decode_refusal);
   EXPECT_EQ(*decode_refusal(refused), refusal);
   expect_refused(refused, 4, 1, decode_refusal, Errc::protocol);
-  EXPECT_EQ(decode_refusal(body_of(Refusal{static_cast<Errc>(999), "x"}))->code, Errc::io);
-  EXPECT_EQ(decode_refusal(body_of(Refusal{Errc::io, "a\x1b[2J\n"}))->text, "a?[2J?");
-  const auto long_text = decode_refusal(body_of(Refusal{Errc::io, std::string(5000, 'x')}));
+  EXPECT_EQ(decode_refusal(bytes_of_body(Refusal{static_cast<Errc>(999), "x"}))->code, Errc::io);
+  EXPECT_EQ(decode_refusal(bytes_of_body(Refusal{Errc::io, "a\x1b[2J\n"}))->text, "a?[2J?");
+  const auto long_text = decode_refusal(bytes_of_body(Refusal{Errc::io, std::string(5000, 'x')}));
   EXPECT_EQ(long_text->text.size(), kRefusalTextBytesMax);
 }
 

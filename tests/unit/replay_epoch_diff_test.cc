@@ -10,14 +10,9 @@ namespace {
 using ::testing::ElementsAre;
 using ::testing::HasSubstr;
 using testing::MemoryEpochImage;
+using testing::page_of;
 
-MemoryEpochImage::Page page_of(int value) {
-  MemoryEpochImage::Page page;
-  page.fill(static_cast<std::byte>(value));
-  return page;
-}
-
-MemoryEpochImage small_image() {
+MemoryEpochImage diff_image() {
   MemoryEpochImage image;
   image.machine_.json = "{}";
   image.machine_.layout.blocks = {{"pc.ram", 64 * kPageBytes}, {"pc.bios", 2 * kPageBytes}};
@@ -29,7 +24,7 @@ MemoryEpochImage small_image() {
 }
 
 TEST(EpochDiffTest, AnEpochIsTheSameAsItself) {
-  const auto image = small_image();
+  const auto image = diff_image();
   const auto diff = diff_epochs(image, image, {.count_bytes = true, .on_progress = {}});
   ASSERT_TRUE(diff) << diff.error().message;
   EXPECT_TRUE(diff->same());
@@ -40,7 +35,7 @@ TEST(EpochDiffTest, AnEpochIsTheSameAsItself) {
 }
 
 TEST(EpochDiffTest, ChangedNewAndZeroedPagesAreFoundAsRanges) {
-  const auto a = small_image();
+  const auto a = diff_image();
   auto b = a;
   b.pages_[{BlockIndex{0}, PageNumber{6}}][100] = std::byte{0xff};  // one byte
   b.pages_[{BlockIndex{0}, PageNumber{8}}] = page_of(1);            // zero before
@@ -76,7 +71,7 @@ TEST(EpochDiffTest, AHeldPageOfZerosIsAZeroPage) {
     }
   };
   NoNulls a;
-  static_cast<MemoryEpochImage&>(a) = small_image();
+  static_cast<MemoryEpochImage&>(a) = diff_image();
   const MemoryEpochImage b = a;
   a.pages_[{BlockIndex{0}, PageNumber{20}}] = page_of(0);
   EXPECT_TRUE(diff_epochs(a, b)->same());
@@ -84,7 +79,7 @@ TEST(EpochDiffTest, AHeldPageOfZerosIsAZeroPage) {
 }
 
 TEST(EpochDiffTest, OnlySoManyRangesAreKeptButAllAreCounted) {
-  const auto a = small_image();
+  const auto a = diff_image();
   auto b = a;
   for (std::uint64_t page = 10; page < 20; page += 2) {
     b.pages_[{BlockIndex{0}, PageNumber{page}}] = page_of(1);
@@ -97,7 +92,7 @@ TEST(EpochDiffTest, OnlySoManyRangesAreKeptButAllAreCounted) {
 }
 
 TEST(EpochDiffTest, BlocksArePairedByNameAndLengthsMayDiffer) {
-  const auto a = small_image();
+  const auto a = diff_image();
   auto b = a;
   b.machine_.layout.blocks = {{"vga.vram", kPageBytes}, {"pc.ram", 66 * kPageBytes}};
   b.pages_.clear();
@@ -116,7 +111,7 @@ TEST(EpochDiffTest, BlocksArePairedByNameAndLengthsMayDiffer) {
 }
 
 TEST(EpochDiffTest, DeviceStateAndMachineAreCompared) {
-  const auto a = small_image();
+  const auto a = diff_image();
   auto b = a;
   b.device_state_[1] = std::byte{8};
   EXPECT_EQ(diff_epochs(a, b)->device_differs_at, 1u);
@@ -132,7 +127,7 @@ TEST(EpochDiffTest, DeviceStateAndMachineAreCompared) {
 }
 
 TEST(EpochDiffTest, APageOutsideItsBlockIsCorrupt) {
-  const auto a = small_image();
+  const auto a = diff_image();
   auto b = a;
   b.pages_[{BlockIndex{1}, PageNumber{2}}] = page_of(1);
   for (const auto& diff : {diff_epochs(a, b), diff_epochs(b, a)}) {
@@ -143,7 +138,7 @@ TEST(EpochDiffTest, APageOutsideItsBlockIsCorrupt) {
 }
 
 TEST(EpochDiffTest, ProgressReachesTheTotalAndMayStopIt) {
-  const auto image = small_image();
+  const auto image = diff_image();
   std::uint64_t last = 0;
   const auto diff = diff_epochs(image, image, {.on_progress = [&](auto done, auto total) -> Status {
                                   EXPECT_GE(done, last);

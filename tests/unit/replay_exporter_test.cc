@@ -21,16 +21,11 @@ namespace fs = std::filesystem;
 using ::testing::ElementsAre;
 using ::testing::HasSubstr;
 using testing::MemoryEpochImage;
+using testing::page_of;
 
 constexpr std::uint64_t kRamPages = 1024;
 
-MemoryEpochImage::Page page_of(int value) {
-  MemoryEpochImage::Page page;
-  page.fill(static_cast<std::byte>(value));
-  return page;
-}
-
-MemoryEpochImage small_image() {
+MemoryEpochImage export_image() {
   MemoryEpochImage image;
   image.info_.epoch = Epoch{12};
   image.info_.generation = Generation{3};
@@ -84,7 +79,7 @@ class ExporterTest : public ::testing::Test {
   std::string path(const std::string& name) const { return folder_.file(name); }
 
   test::TempDir folder_;
-  MemoryEpochImage image_ = small_image();
+  MemoryEpochImage image_ = export_image();
 };
 
 TEST_F(ExporterTest, RawIsAFileForEachBlockAndTheRest) {

@@ -9,13 +9,14 @@ namespace {
 
 using testing::MemoryEpochImage;
 using testing::MigrationStreamParser;
+using testing::page_of;
 
 /// be32 length, "pc".
 std::vector<std::byte> configuration() {
   return {std::byte{0}, std::byte{0}, std::byte{0}, std::byte{2}, std::byte{'p'}, std::byte{'c'}};
 }
 
-MemoryEpochImage small_image() {
+MemoryEpochImage stream_image() {
   MemoryEpochImage image;
   image.machine_.configuration = configuration();
   image.machine_.layout.blocks = {{"pc.ram", 8 * kPageBytes}, {"pc.bios", 2 * kPageBytes}};
@@ -24,12 +25,6 @@ MemoryEpochImage small_image() {
   image.machine_.layout.ram_section_version = 4;
   image.device_state_ = {std::byte{4}, std::byte{9}, std::byte{0}};
   return image;
-}
-
-MemoryEpochImage::Page page_of(int value) {
-  MemoryEpochImage::Page page;
-  page.fill(static_cast<std::byte>(value));
-  return page;
 }
 
 Result<std::vector<std::byte>> collect(const EpochImage& image, StreamStats* stats = nullptr) {
@@ -44,7 +39,7 @@ Result<std::vector<std::byte>> collect(const EpochImage& image, StreamStats* sta
 }
 
 TEST(StreamWriterTest, EveryPageOfEveryBlockIsThereOnceAndRight) {
-  auto image = small_image();
+  auto image = stream_image();
   image.pages_[{BlockIndex{0}, PageNumber{3}}] = page_of(3);
   image.pages_[{BlockIndex{0}, PageNumber{5}}] = page_of(0);
   image.pages_[{BlockIndex{1}, PageNumber{0}}] = page_of(7);
@@ -68,13 +63,13 @@ TEST(StreamWriterTest, EveryPageOfEveryBlockIsThereOnceAndRight) {
 }
 
 TEST(StreamWriterTest, ABlockIsNamedOnceAndThenContinued) {
-  const auto stream = collect(small_image());
+  const auto stream = collect(stream_image());
   ASSERT_TRUE(stream) << stream.error().message;
   EXPECT_EQ(MigrationStreamParser(*stream).parse().name_records, 2u);
 }
 
 TEST(StreamWriterTest, TheFirstBytesAreThoseQemuExpects) {
-  const auto stream = collect(small_image());
+  const auto stream = collect(stream_image());
   ASSERT_TRUE(stream) << stream.error().message;
   const unsigned expected[] = {'Q', 'E', 'V', 'M', 0, 0, 0, 3, 7, 0, 0, 0, 2, 'p', 'c', 1, 0, 0, 0,
                                2, 3, 'r', 'a', 'm', 0, 0, 0, 0, 0, 0, 0, 4,
@@ -87,7 +82,7 @@ TEST(StreamWriterTest, TheFirstBytesAreThoseQemuExpects) {
 }
 
 TEST(StreamWriterTest, PiecesAreBoundedAndProgressReachesTheTotal) {
-  auto image = small_image();
+  auto image = stream_image();
   image.machine_.layout.blocks[0].bytes = 300 * kPageBytes;
   for (std::uint64_t i = 0; i < 300; ++i) image.pages_[{BlockIndex{0}, PageNumber{i}}] = page_of(1);
   image.device_state_.assign(3 * kStreamPieceBytes, std::byte{0});
@@ -113,7 +108,7 @@ TEST(StreamWriterTest, PiecesAreBoundedAndProgressReachesTheTotal) {
 
 TEST(StreamWriterTest, TheSinksErrorEndsTheWriting) {
   int calls = 0;
-  auto image = small_image();
+  auto image = stream_image();
   image.device_state_.assign(3 * kStreamPieceBytes, std::byte{0});
   const auto written = write_stream(image, [&](ByteSpan) -> Status {
     ++calls;
@@ -126,21 +121,21 @@ TEST(StreamWriterTest, TheSinksErrorEndsTheWriting) {
 }
 
 TEST(StreamWriterTest, AnImageThatContradictsItselfIsCorrupt) {
-  auto outside = small_image();
+  auto outside = stream_image();
   outside.pages_[{BlockIndex{1}, PageNumber{2}}] = page_of(1);
   const auto stream = collect(outside);
   ASSERT_FALSE(stream);
   EXPECT_EQ(stream.error().code, Errc::corrupt);
   EXPECT_NE(stream.error().message.find("page 2 of RAM block 'pc.bios'"), std::string::npos);
 
-  auto endless = small_image();
+  auto endless = stream_image();
   endless.device_state_.back() = std::byte{1};
   const auto no_end = collect(endless);
   ASSERT_FALSE(no_end);
   EXPECT_EQ(no_end.error().code, Errc::corrupt);
   EXPECT_NE(no_end.error().message.find("lacks its end"), std::string::npos);
 
-  auto headless = small_image();
+  auto headless = stream_image();
   headless.machine_.configuration.clear();
   EXPECT_EQ(collect(headless).error().code, Errc::corrupt);
 }
@@ -155,7 +150,7 @@ class TwiceImage : public MemoryEpochImage {
 };
 
 TEST(StreamWriterTest, APageVisitedTwiceIsCorrupt) {
-  auto image = small_image();
+  auto image = stream_image();
   image.pages_[{BlockIndex{0}, PageNumber{1}}] = page_of(1);
   const auto stream = collect(TwiceImage(image));
   ASSERT_FALSE(stream);
