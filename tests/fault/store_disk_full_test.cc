@@ -62,7 +62,9 @@ TEST_F(StoreDiskFullTest, TheEpochIsRefusedAndTheNextTaken) {
     EXPECT_EQ(disk_.used_bytes(), used) << "the room it took is given back";
 
     // A smaller one fits, and with more room the big one.
-    ASSERT_TRUE(model_.ship(s, maker, maker.make(s.generation(), Epoch{1}, false, {{2, 2}})));
+    const auto smaller =
+        model_.ship(s, maker, maker.make(s.generation(), Epoch{1}, false, {{2, 2}}));
+    ASSERT_TRUE(smaller) << smaller.error().message;
     disk_.set_capacity(used + 1'000'000);
     ASSERT_TRUE(
         model_.ship(s, maker, maker.make(s.generation(), Epoch{2}, false, many_pages(64, 5))));

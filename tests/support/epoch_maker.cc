@@ -144,7 +144,12 @@ MadeEpoch EpochMaker::make(Generation generation, Epoch epoch, bool full,
 }
 
 Result<CommitReceipt> ship(EpochSession& session, const MadeEpoch& epoch) {
-  for (const auto& record : epoch.records) VMSHADOW_TRY(session.append(record));
+  for (const auto& record : epoch.records) {
+    if (auto appended = session.append(record); !appended) {
+      session.abandon();  // or what comes next would belong to it
+      return fail(std::move(appended).error());
+    }
+  }
   return session.commit(epoch.end);
 }
 
