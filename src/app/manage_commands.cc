@@ -1,8 +1,10 @@
-// pin, unpin and retention: what changes the store. Its directory belongs to the vmshadow-store
-// that has it open, so that one is asked; if none has, the store is opened here for a moment.
+// pin, unpin, retention, quota: what changes the store; and its status. Its directory belongs to
+// the vmshadow-store that has it open, so that one is asked; if none has, the store is opened here
+// for a moment.
 #include <fmt/format.h>
 #include <fmt/ranges.h>
 
+#include <array>
 #include <memory>
 #include <utility>
 
@@ -71,6 +73,15 @@ class StoreCaller {
   std::unique_ptr<store::Store> store_;
   std::unique_ptr<StoreAdapter> adapter_;
 };
+
+/// "12.3 GiB"
+std::string size_text(std::uint64_t bytes) {
+  constexpr std::array units = {"B", "KiB", "MiB", "GiB", "TiB"};
+  auto size = static_cast<double>(bytes);
+  std::size_t unit = 0;
+  for (; size >= 1024 && unit + 1 < units.size(); ++unit) size /= 1024;
+  return fmt::format("{:.{}f} {}", size, unit == 0 ? 0 : 1, units[unit]);
+}
 
 template <class Request>
 Status for_each_epoch(const ReplayScope& scope, const std::vector<Epoch>& epochs,
@@ -143,6 +154,78 @@ Status set_retention(const ReplayScope& scope, const std::string& policy) {
   json["vm"] = scope.vm;
   json["retention"] = policy;
   print_json(json);
+  return {};
+}
+
+Status set_quota(const ReplayScope& scope, std::uint64_t bytes) {
+  VMSHADOW_ASSIGN(StoreCaller store, StoreCaller::open(scope.store));
+  if (auto answer = store.call(SetQuotaRequest{scope.vm, bytes}); !answer) {
+    return fail(std::move(answer).error());
+  }
+  if (scope.json) {
+    ReportJson json;
+    json["vm"] = scope.vm;
+    json["quota_bytes"] = bytes;
+    print_json(json);
+  } else if (bytes == 0) {
+    fmt::print("VM '{}': no quota\n", scope.vm);
+  } else {
+    fmt::print("VM '{}': its epochs may take {}\n", scope.vm, size_text(bytes));
+  }
+  return {};
+}
+
+Status show_status(const ReplayScope& scope, const ReplayStatusOptions& options) {
+  VMSHADOW_TRY(store::StoreDirectory::open(scope.store));
+  auto answer = call_store(scope.store, StatusRequest{});
+  if (!answer) {
+    return fail(Errc::unsupported,
+                fmt::format("no vmshadow-store has '{}' open: start it, or look with list and "
+                            "verify, which need none",
+                            scope.store));
+  }
+  if (!*answer) return fail(std::move(*answer).error());
+  ReportJson json = **std::move(answer);
+  for (ReportJson& tier : json["tiers"]) {
+    const auto price = options.prices.find(tier.value("name", ""));
+    if (price == options.prices.end()) continue;
+    const double gib =
+        static_cast<double>(tier.value("stored_bytes", std::uint64_t{0})) / (1 << 30);
+    tier["monthly_cost"] = gib * price->second;
+  }
+  if (scope.json) {
+    print_json(json);
+    return {};
+  }
+  const auto size = [](const ReportJson& of, const char* key) {
+    return size_text(of.value(key, std::uint64_t{0}));
+  };
+  fmt::print("store {}, version {}, process {}\n", json.value("directory", ""),
+             json.value("version", ""), json.value("pid", 0));
+  fmt::print("{} epochs of {} VMs; {} segments in the journal, {} archives\n",
+             json.value("epochs", 0ULL), json.value("vms", 0ULL),
+             json.value("journal_segments", 0ULL), json.value("archive_segments", 0ULL));
+  fmt::print(
+      "since it started: {} taken in, {} written, of that {} moved; {} read again, {} times "
+      "all\n",
+      size(json, "ingested_bytes"), size(json, "written_bytes"), size(json, "moved_bytes"),
+      size(json, "scrubbed_bytes"), json.value("scrub_rounds", 0ULL));
+  fmt::print("places found damaged: {}\n\n", json.value("damaged_places", 0ULL));
+  fmt::print("{:<6} {:>12} {:>12} {:>12}  {}\n", "tier", "stored", "needed", "may take", "cost");
+  for (const ReportJson& tier : json["tiers"]) {
+    fmt::print("{:<6} {:>12} {:>12} {:>12}  {}\n", tier.value("name", ""),
+               size(tier, "stored_bytes"), size(tier, "live_bytes"),
+               tier.value("capacity_bytes", 0ULL) == 0 ? "its disk" : size(tier, "capacity_bytes"),
+               tier.contains("monthly_cost")
+                   ? fmt::format("{:.2f} a month", tier.value("monthly_cost", 0.0))
+                   : "");
+  }
+  fmt::print("\n{:<24} {:>8} {:>12} {:>12}\n", "VM", "epochs", "needed", "quota");
+  for (const ReportJson& vm : json["usage"]) {
+    fmt::print("{:<24} {:>8} {:>12} {:>12}\n", vm.value("vm", ""), vm.value("epochs", 0ULL),
+               size(vm, "live_bytes"),
+               vm.value("quota_bytes", 0ULL) == 0 ? "none" : size(vm, "quota_bytes"));
+  }
   return {};
 }
 

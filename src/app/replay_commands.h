@@ -2,6 +2,7 @@
 // or as one JSON object; progress to stderr if that is a terminal.
 #pragma once
 
+#include <map>
 #include <optional>
 #include <string>
 #include <vector>
@@ -56,5 +57,13 @@ struct ReplayExportOptions {
 [[nodiscard]] Status unpin_epochs(const ReplayScope& scope, const std::vector<Epoch>& epochs);
 [[nodiscard]] Status show_retention(const ReplayScope& scope);
 [[nodiscard]] Status set_retention(const ReplayScope& scope, const std::string& policy);
+/// 0: none.
+[[nodiscard]] Status set_quota(const ReplayScope& scope, std::uint64_t bytes);
+
+struct ReplayStatusOptions {
+  std::map<std::string, double> prices;  ///< by kind of tier, of a GiB for a month
+};
+/// What the running store holds and does. Errc::unsupported if none runs.
+[[nodiscard]] Status show_status(const ReplayScope& scope, const ReplayStatusOptions& options);
 
 }  // namespace vmshadow::app

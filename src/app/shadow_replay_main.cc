@@ -10,6 +10,7 @@
 
 #include "app/open_files.h"
 #include "app/replay_commands.h"
+#include "app/tier_option.h"
 
 namespace {
 
@@ -35,7 +36,7 @@ An epoch is one consistent cut of a VM, its RAM and devices, numbered from 0. Fi
   shadow-replay --store /var/lib/vmshadow export web1 --epoch 12 --format elf --out web1.core
   shadow-replay --store /var/lib/vmshadow pin web1 12       keep it, whatever the retention policy
 
-All but pin, unpin and retention only read. Each subcommand explains itself: list --help. With --json
+All but pin, unpin, retention and quota only read. Each subcommand explains itself: list --help. With --json
 each prints one JSON object on stdout; messages and progress go to stderr.
 
 Exit codes: 0 done; 1 failed, or verify found damage: one sentence on stderr says what; 2 usage.)";
@@ -117,6 +118,25 @@ command returns. If a vmshadow-store has the directory open, it is asked through
 the user it runs as); else the store is opened here for the moment.
 
 Exit codes: 0 done; 1 failed (the message says which epochs were done before); 2 usage.)";
+
+constexpr const char* kQuotaHelp =
+    R"(  quota web1 200G             its kept epochs may take 200 GiB together
+  quota web1 none             any amount
+
+A VM beyond its quota stays protected: its oldest epochs are dropped, be they within the retention
+window, until the rest fits. Pinned epochs and the newest stay. Reaches the store as pin does; status
+shows what each VM takes.
+
+Exit codes: 0 done; 1 failed; 2 usage.)";
+
+constexpr const char* kStatusHelp =
+    R"(  status                      what a running vmshadow-store holds, by tier and by VM
+  status --price ssd=0.08 --price hdd=0.015    with what the tiers cost a month, per GiB
+
+Stored is what the files take, needed what of it a kept epoch still refers to; the rest is given back
+as archives are compacted.
+
+Exit codes: 0 shown; 1 no store runs, or it does not answer; 2 usage.)";
 
 constexpr const char* kRetentionHelp =
     R"(  retention web1              show the policy and the pins
@@ -243,6 +263,8 @@ class Commands {
     add_export();
     add_pins();
     add_retention();
+    add_quota();
+    add_status();
   }
 
   [[nodiscard]] int run() const {
@@ -373,6 +395,38 @@ class Commands {
                           "for set, as window=10m,minutely=1h,hourly=1d,daily=30d");
   }
 
+  void add_quota() {
+    CLI::App* quota = add("quota", "Sets what the epochs of a VM may take", kQuotaHelp, [this] {
+      if (quota_ == "none") return finish(app::set_quota(scope_, 0));
+      if (const auto bytes = app::parse_size(quota_)) {
+        return finish(app::set_quota(scope_, *bytes));
+      }
+      return usage_error("'" + quota_ + "' is neither a size such as 200G nor 'none'");
+    });
+    quota->add_option("vm", scope_.vm, "the VM's name")->required();
+    quota->add_option("size", quota_, "a number with K, M, G or T, or none")->required();
+  }
+
+  void add_status() {
+    CLI::App* status = add("status", "What the running store holds and does", kStatusHelp, [this] {
+      app::ReplayStatusOptions options;
+      for (const std::string& text : prices_) {
+        const std::size_t equals = text.find('=');
+        const std::string kind = text.substr(0, equals);
+        double price = 0;
+        const char* const end = text.data() + text.size();
+        if (equals == std::string::npos || (kind != "ssd" && kind != "hdd") ||
+            std::from_chars(text.data() + equals + 1, end, price).ptr != end || price < 0) {
+          return usage_error("--price: '" + text + "' is not of the form ssd=0.08");
+        }
+        options.prices[kind] = price;
+      }
+      return finish(app::show_status(scope_, options));
+    });
+    status->add_option("--price", prices_, "ssd=PRICE or hdd=PRICE of a GiB for a month")
+        ->allow_extra_args(false);
+  }
+
   void add_vm_and_epoch(CLI::App* command) {
     command->add_option("vm", scope_.vm, "the VM's name; not needed if the store holds only one");
     command->add_option("--epoch", epoch_, "number of the epoch, or latest")->capture_default_str();
@@ -392,6 +446,8 @@ class Commands {
   std::vector<std::string> pins_;
   std::string retention_action_ = "show";
   std::string policy_;
+  std::string quota_;
+  std::vector<std::string> prices_;
 };
 
 }  // namespace

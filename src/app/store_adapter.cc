@@ -18,14 +18,17 @@ Status StoreAdapter::set_retention(const std::string& vm, const std::string& pol
   return store_.set_retention(vm, parsed);
 }
 
+Status StoreAdapter::set_quota(const std::string& vm, std::uint64_t bytes) {
+  return store_.set_quota(vm, bytes);
+}
+
 Result<nlohmann::ordered_json> StoreAdapter::status() {
-  VMSHADOW_ASSIGN(const auto vms, store_.reader()->vms());
   const store::StoreStats stats = store_.stats();
   nlohmann::ordered_json json;
   json["version"] = VMSHADOW_VERSION;
   json["pid"] = ::getpid();
   json["directory"] = directory_;
-  json["vms"] = vms.size();
+  json["vms"] = stats.vms.size();
   json["epochs"] = stats.epochs;
   json["page_versions"] = stats.page_versions;
   json["index_bytes"] = stats.index_bytes;
@@ -45,6 +48,15 @@ Result<nlohmann::ordered_json> StoreAdapter::status() {
     one["stored_bytes"] = tier.stored_bytes;
     one["live_bytes"] = tier.live_bytes;
     json["tiers"].push_back(std::move(one));
+  }
+  json["usage"] = nlohmann::ordered_json::array();
+  for (const store::VmStats& vm : stats.vms) {
+    nlohmann::ordered_json one;
+    one["vm"] = vm.name;
+    one["epochs"] = vm.epochs;
+    one["live_bytes"] = vm.live_bytes;
+    one["quota_bytes"] = vm.quota_bytes;
+    json["usage"].push_back(std::move(one));
   }
   json["damaged_places"] = store_.damage().size();
   return json;

@@ -81,6 +81,16 @@ Result<ControlRequest> set_retention(const Json& request) {
   return ControlRequest(SetRetentionRequest{std::move(vm), std::move(policy)});
 }
 
+Result<ControlRequest> set_quota(const Json& request) {
+  VMSHADOW_TRY(check_keys(request, {"command", "vm", "bytes"}));
+  VMSHADOW_ASSIGN(std::string vm, vm_of(request));
+  const auto bytes = request.find("bytes");
+  if (bytes == request.end() || !bytes->is_number_unsigned()) {
+    return malformed("has no number 'bytes'");
+  }
+  return ControlRequest(SetQuotaRequest{std::move(vm), bytes->get<std::uint64_t>()});
+}
+
 ControlResponse without_result(Status status) {
   if (!status) return fail(std::move(status).error());
   return Json(nullptr);
@@ -109,6 +119,9 @@ std::string serialize(const ControlRequest& request) {
                  [](const SetRetentionRequest& r) {
                    return dump({{"command", "set_retention"}, {"vm", r.vm}, {"policy", r.policy}});
                  },
+                 [](const SetQuotaRequest& r) {
+                   return dump({{"command", "set_quota"}, {"vm", r.vm}, {"bytes", r.bytes}});
+                 },
                  [](const StatusRequest&) {
                    Json json;
                    json["command"] = "status";
@@ -125,6 +138,7 @@ Result<ControlRequest> parse_control_request(const std::string& line) {
   if (command == "pin") return pin_or_unpin<PinRequest>(request);
   if (command == "unpin") return pin_or_unpin<UnpinRequest>(request);
   if (command == "set_retention") return set_retention(request);
+  if (command == "set_quota") return set_quota(request);
   if (command == "status") {
     VMSHADOW_TRY(check_keys(request, {"command"}));
     return ControlRequest(StatusRequest{});
@@ -176,12 +190,14 @@ ControlResponse parse_control_response(const std::string& line) {
 
 ControlResponse dispatch(StoreControl& store, const ControlRequest& request) {
   return std::visit(
-      Overloaded{[&](const PinRequest& r) { return without_result(store.pin(r.vm, r.epoch)); },
-                 [&](const UnpinRequest& r) { return without_result(store.unpin(r.vm, r.epoch)); },
-                 [&](const SetRetentionRequest& r) {
-                   return without_result(store.set_retention(r.vm, r.policy));
-                 },
-                 [&](const StatusRequest&) { return store.status(); }},
+      Overloaded{
+          [&](const PinRequest& r) { return without_result(store.pin(r.vm, r.epoch)); },
+          [&](const UnpinRequest& r) { return without_result(store.unpin(r.vm, r.epoch)); },
+          [&](const SetRetentionRequest& r) {
+            return without_result(store.set_retention(r.vm, r.policy));
+          },
+          [&](const SetQuotaRequest& r) { return without_result(store.set_quota(r.vm, r.bytes)); },
+          [&](const StatusRequest&) { return store.status(); }},
       request);
 }
 

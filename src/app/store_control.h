@@ -7,6 +7,7 @@
 //   {"command":"pin","vm":"web1","epoch":1200}              {"ok":true}
 //   {"command":"unpin","vm":"web1","epoch":1200}            {"ok":true}
 //   {"command":"set_retention","vm":"web1","policy":"window=10m,hourly=1d"}
+//   {"command":"set_quota","vm":"web1","bytes":10737418240} (0: none)
 //   {"command":"status"}                                    {"ok":true,"result":{…}}
 //                        {"ok":false,"error":{"code":"not_found","message":"…"}}
 //
@@ -46,10 +47,16 @@ struct SetRetentionRequest {
   std::string policy;
   bool operator==(const SetRetentionRequest&) const = default;
 };
+struct SetQuotaRequest {
+  std::string vm;
+  std::uint64_t bytes{};  ///< 0: none
+  bool operator==(const SetQuotaRequest&) const = default;
+};
 struct StatusRequest {
   bool operator==(const StatusRequest&) const = default;
 };
-using ControlRequest = std::variant<PinRequest, UnpinRequest, SetRetentionRequest, StatusRequest>;
+using ControlRequest =
+    std::variant<PinRequest, UnpinRequest, SetRetentionRequest, SetQuotaRequest, StatusRequest>;
 
 /// A store that takes commands. Called by one thread at a time, beside the store's own work.
 class StoreControl {
@@ -60,6 +67,7 @@ class StoreControl {
   [[nodiscard]] virtual Status unpin(const std::string& vm, Epoch epoch) = 0;
   /// Errc::invalid_argument says what in the policy cannot be read.
   [[nodiscard]] virtual Status set_retention(const std::string& vm, const std::string& policy) = 0;
+  [[nodiscard]] virtual Status set_quota(const std::string& vm, std::uint64_t bytes) = 0;
   [[nodiscard]] virtual Result<nlohmann::ordered_json> status() = 0;
 };
 

@@ -8,9 +8,7 @@
 #include <string_view>
 
 namespace vmshadow::app {
-namespace {
 
-/// nullopt: not a size.
 std::optional<std::uint64_t> parse_size(std::string_view text) {
   if (text.empty()) return std::nullopt;
   constexpr std::string_view units = "KMGT";
@@ -26,8 +24,6 @@ std::optional<std::uint64_t> parse_size(std::string_view text) {
   }
   return number << shift;
 }
-
-}  // namespace
 
 Result<store::TierDirectory> parse_tier(store::TierKind kind, const std::string& text) {
   store::TierDirectory tier;

@@ -54,6 +54,12 @@ void set_uses(EpochIndex& epoch) {
   }
 }
 
+std::uint64_t live_bytes(const EpochIndex& epoch) {
+  std::uint64_t bytes = 0;
+  for (const SegmentUse& use : epoch.uses) bytes += use.live_bytes;
+  return bytes;
+}
+
 bool has_untold_damage(const EpochIndex& epoch) {
   return (epoch.own_damage && !epoch.places.own_loss) ||
          (epoch.base_damage && !epoch.places.base_loss);

@@ -53,6 +53,8 @@ using EpochIndexPtr = std::shared_ptr<const EpochIndex>;
 /// Works out `uses`, once the table and the places are final.
 void set_uses(EpochIndex& epoch);
 [[nodiscard]] bool uses_segment(const EpochIndex& epoch, SegmentId segment);
+/// What of all segments it needs.
+[[nodiscard]] std::uint64_t live_bytes(const EpochIndex& epoch);
 /// It has damage of which no archive tells: nothing that shows it may be given up before one does.
 [[nodiscard]] bool has_untold_damage(const EpochIndex& epoch);
 

@@ -17,6 +17,22 @@ namespace {
 /// A VM whose newest epoch is older than so many windows has stopped: its epochs rest.
 constexpr int kStoppedAfterWindows = 2;
 
+/// Adds to `dropped` (rising) the oldest others that must go for the rest to fit `quota_bytes`.
+/// What an epoch's going frees shows only once it is merged into the next: the estimate is what it
+/// added, and the next pass goes on.
+void drop_beyond_quota(const std::vector<EpochIndexPtr>& epochs, const VmSettings& settings,
+                       std::vector<Epoch>& dropped) {
+  if (settings.quota_bytes == 0 || !dropped.empty()) return;  // first see what thinning frees
+  std::uint64_t used = 0;
+  for (const EpochIndexPtr& epoch : epochs) used += live_bytes(*epoch);
+  for (const EpochIndexPtr& epoch : epochs) {
+    if (used <= settings.quota_bytes || epoch == epochs.back()) return;
+    if (settings.pins.contains(epoch->info.epoch)) continue;
+    dropped.push_back(epoch->info.epoch);
+    used -= std::min(used, live_bytes(*epoch));
+  }
+}
+
 /// The dropped epochs of one VM merged into the kept ones behind them.
 std::map<Epoch, EpochIndexPtr> merge_all(const std::vector<EpochIndexPtr>& epochs,
                                          const std::vector<Epoch>& dropped) {
@@ -196,8 +212,9 @@ Status Maintenance::thin_vm(const VmId& vm, std::optional<WallTime> now) {
     dated.push_back({epoch->info.epoch, epoch->info.committed_wall});
   }
   VmSettings settings = ground_.index.settings_of(vm);
-  const std::vector<Epoch> dropped =
+  std::vector<Epoch> dropped =
       epochs_to_drop(dated, ground_.states.policy_of(vm), settings.pins, now);
+  drop_beyond_quota(epochs, settings, dropped);
   if (dropped.empty()) return {};
 
   ++settings.version;

@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 #include <spdlog/spdlog.h>
 
+#include <algorithm>
 #include <map>
 #include <mutex>
 
@@ -254,6 +255,13 @@ Status Store::set_retention(const std::string& vm_name,
   });
 }
 
+Status Store::set_quota(const std::string& vm_name, std::uint64_t bytes) {
+  return change_settings(vm_name, [&](VmSettings& settings) -> Status {
+    settings.quota_bytes = bytes;
+    return {};
+  });
+}
+
 Status Store::scrub(std::uint64_t bytes) { return state_->maintenance->scrub(bytes); }
 
 Status Store::maintain() { return state_->maintenance->pass(); }
@@ -298,6 +306,16 @@ StoreStats Store::stats() const {
     }
     stats.tiers.push_back(std::move(tier));
   }
+  for (const VmId& id : state.index->ids()) {
+    VmStats vm{state.index->name_of(id), 0, 0, state.index->settings_of(id).quota_bytes};
+    for (const EpochIndexPtr& epoch : state.index->epochs(id)) {
+      ++vm.epochs;
+      vm.live_bytes += live_bytes(*epoch);
+    }
+    stats.vms.push_back(std::move(vm));
+  }
+  std::sort(stats.vms.begin(), stats.vms.end(),
+            [](const VmStats& a, const VmStats& b) { return a.name < b.name; });
   for (const auto& [id, facts] : segments) {
     if (facts.missing) continue;
     ++(facts.kind == format::SegmentKind::journal ? stats.journal_segments

@@ -65,6 +65,9 @@ class Store final : public EpochSink {
   /// nullopt: the store's own.
   [[nodiscard]] Status set_retention(const std::string& vm_name,
                                      const std::optional<RetentionPolicy>& policy);
+  /// What the VM's kept epochs may take together; 0: any amount. Beyond it its oldest epochs are
+  /// dropped, be they in the window; pinned ones and the newest stay.
+  [[nodiscard]] Status set_quota(const std::string& vm_name, std::uint64_t bytes);
   /// One pass of maintenance, now.
   [[nodiscard]] Status maintain();
   /// Reads about `bytes` of what is stored and checks it, now.

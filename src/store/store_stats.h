@@ -15,8 +15,16 @@ struct TierStats {
   std::uint64_t live_bytes{};      ///< of those, records that a kept epoch needs
 };
 
+struct VmStats {
+  std::string name;
+  std::uint64_t epochs{};       ///< kept
+  std::uint64_t live_bytes{};   ///< records that they need
+  std::uint64_t quota_bytes{};  ///< 0: none
+};
+
 struct StoreStats {
   std::vector<TierStats> tiers;
+  std::vector<VmStats> vms;        ///< by name
   std::uint64_t epochs{};          ///< kept
   std::uint64_t page_versions{};   ///< data pages that the index knows
   std::uint64_t index_bytes{};     ///< memory of the index

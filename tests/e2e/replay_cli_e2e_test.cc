@@ -78,8 +78,8 @@ class ReplayCli : public ::testing::Test {
 TEST_F(ReplayCli, EveryCommandTeachesItself) {
   const Ran all = must(run_program({program_path("shadow-replay"), "--help"}));
   EXPECT_TRUE(all.status.success());
-  for (const char* command :
-       {"list", "show", "diff", "verify", "restore", "export", "pin", "unpin", "retention"}) {
+  for (const char* command : {"list", "show", "diff", "verify", "restore", "export", "pin", "unpin",
+                              "retention", "quota", "status"}) {
     EXPECT_THAT(all.out, HasSubstr(command));
     const Ran help = must(run_program({program_path("shadow-replay"), command, "--help"}));
     EXPECT_TRUE(help.status.success()) << command << help.err;
@@ -290,6 +290,15 @@ TEST_F(ReplayCli, ARunningStoreIsAskedThroughItsSocket) {
   EXPECT_TRUE(replay({"retention", "web1", "set", "window=1h,minutely=2h"}).status.success());
   EXPECT_THAT(replay_json({"retention", "web1"})["retention"].get<std::string>(),
               HasSubstr("window=1h"));
+  EXPECT_EQ(replay_json({"quota", "web1", "2G"})["quota_bytes"], std::uint64_t{2} << 30);
+  const Json running = replay_json({"status", "--price", "ssd=0.5"});
+  EXPECT_EQ(running["usage"][0]["quota_bytes"], std::uint64_t{2} << 30);
+  EXPECT_GT(running["usage"][0]["live_bytes"], 0);
+  EXPECT_GT(running["tiers"][0]["monthly_cost"].get<double>(), 0.0);
+  EXPECT_THAT(replay({"status"}).out, HasSubstr("2.0 GiB"));
+  EXPECT_TRUE(replay({"quota", "web1", "none"}).status.success());
+  expect_fails({"quota", "web1", "much"}, {"'much' is neither a size"}, 2);
+  expect_fails({"status", "--price", "tape=1"}, {"'tape=1' is not of the form"}, 2);
   expect_fails({"pin", "web1", "9"}, {"9"});
   expect_fails({"pin", "web9", "1"}, {"web9"});
   expect_fails({"retention", "web1", "set", "window=soon"}, {"soon"});
@@ -297,6 +306,7 @@ TEST_F(ReplayCli, ARunningStoreIsAskedThroughItsSocket) {
   // Killed, it leaves its socket behind. Nobody answers there: the store is opened here.
   program.process().kill();
   EXPECT_TRUE(fs::is_socket(store() + "/control.sock"));
+  expect_fails({"status"}, {"no vmshadow-store has", "look with list and verify"});
   EXPECT_EQ(replay_json({"retention", "web1"})["pins"], Json::parse("[1]"));
   EXPECT_TRUE(replay({"pin", "web1", "0"}).status.success());
   EXPECT_EQ(replay_json({"retention", "web1"})["pins"], Json::parse("[0,1]"));

@@ -158,6 +158,39 @@ TEST_F(StoreTiersTest, AFullStoreMakesRoomForItself) {
   }
 }
 
+TEST_F(StoreTiersTest, AQuotaCostsTheOldestEpochs) {
+  options_.retention = {hours(1), seconds(0), seconds(0), seconds(0)};
+  auto store = must_open();
+  auto session = store->open_session("web", "a");
+  ASSERT_TRUE(session);
+  for (int i = 0; i < 40; ++i) {
+    clock_.advance(seconds(5));
+    ASSERT_TRUE(ship(**session));
+  }
+  ASSERT_TRUE(store->pin("web", Epoch{3}));
+  const std::uint64_t before = store->stats().vms.at(0).live_bytes;
+  ASSERT_TRUE(store->set_quota("web", before / 2));
+  for (int i = 0; i < 10; ++i) ASSERT_TRUE(store->maintain());
+  StoreStats stats = store->stats();
+  EXPECT_EQ(stats.vms.at(0).quota_bytes, before / 2);
+  EXPECT_LE(stats.vms[0].live_bytes, before / 2);
+  EXPECT_GT(stats.vms[0].live_bytes, before / 4);
+  const auto left = store->reader()->vm("web")->epochs;
+  EXPECT_EQ(left.front().epoch, Epoch{3});
+  EXPECT_EQ(left.back().epoch, Epoch{39});
+  EXPECT_EQ(check(*store), "");
+  // It outlives a restart, and a VM whose newest epoch alone is too much keeps that.
+  session->reset();
+  store.reset();
+  store = must_open();
+  EXPECT_EQ(store->stats().vms.at(0).quota_bytes, before / 2);
+  ASSERT_TRUE(store->set_quota("web", 1));
+  for (int i = 0; i < 10; ++i) ASSERT_TRUE(store->maintain());
+  EXPECT_EQ(store->reader()->vm("web")->epochs.size(), 2u);
+  EXPECT_EQ(check(*store), "");
+  EXPECT_EQ(store->set_quota("nobody", 1).error().code, Errc::not_found);
+}
+
 TEST_F(StoreTiersTest, ADiskThatIsNotMountedIsNotTakenForAnEmptyOne) {
   options_.tiers = {{TierKind::ssd, ssd_, 0}, {TierKind::hdd, hdd_, 0}};
   must_open().reset();

@@ -33,6 +33,8 @@ TEST(StoreControlTest, RequestsComeBackAsTheyWere) {
        R"({"command":"unpin","vm":"web1","epoch":18446744073709551615})"},
       {SetRetentionRequest{"web1", "window=10m,hourly=1d"},
        R"({"command":"set_retention","vm":"web1","policy":"window=10m,hourly=1d"})"},
+      {SetQuotaRequest{"web1", 10'737'418'240},
+       R"({"command":"set_quota","vm":"web1","bytes":10737418240})"},
       {StatusRequest{}, R"({"command":"status"})"},
   };
   for (const auto& [request, text] : cases) {
@@ -61,6 +63,8 @@ TEST(StoreControlTest, WhatIsWrongWithARequestIsSaid) {
       {R"({"command":"pin","vm":"a","epoch":"1"})", Errc::invalid_argument, "no number 'epoch'"},
       {R"({"command":"pin","vm":"a","epoch":1,"until":2})", Errc::unsupported, "key 'until'"},
       {R"({"command":"status","vm":"a"})", Errc::unsupported, "key 'vm'"},
+      {R"({"command":"set_quota","vm":"a","bytes":-1})", Errc::invalid_argument,
+       "no number 'bytes'"},
       {R"({"command":"set_retention","vm":"a","policy":""})", Errc::invalid_argument, "1 to 1024"},
       {R"({"command":"set_retention","vm":"a","policy":"\u001b[2J"})", Errc::invalid_argument,
        "printable"},
@@ -116,6 +120,10 @@ class FakeStore : public StoreControl {
     calls.push_back("retention " + vm + " " + policy);
     return {};
   }
+  Status set_quota(const std::string& vm, std::uint64_t bytes) override {
+    calls.push_back("quota " + vm + " " + std::to_string(bytes));
+    return {};
+  }
   Result<Json> status() override {
     Json json;
     json["epochs"] = 7;
@@ -164,14 +172,16 @@ TEST_F(ControlSocketTest, RequestsReachTheStoreAndAnswersComeBack) {
   ASSERT_TRUE(pinned && *pinned) << pinned->error().message;
   EXPECT_TRUE(*call_store(folder_.path(), UnpinRequest{"web1", Epoch{3}}));
   EXPECT_TRUE(*call_store(folder_.path(), SetRetentionRequest{"web1", "window=1h"}));
+  EXPECT_TRUE(*call_store(folder_.path(), SetQuotaRequest{"web1", 9}));
   EXPECT_EQ((**call_store(folder_.path(), StatusRequest{}))["epochs"], 7);
   const auto refused = call_store(folder_.path(), PinRequest{"nobody", Epoch{3}});
   ASSERT_TRUE(refused);
   ASSERT_FALSE(*refused);
   EXPECT_EQ(refused->error().code, Errc::not_found);
   EXPECT_EQ(refused->error().message, "no VM 'nobody' in the store");
-  EXPECT_THAT(store_.calls, ::testing::ElementsAre("pin web1 3", "unpin web1 3",
-                                                   "retention web1 window=1h", "pin nobody 3"));
+  EXPECT_THAT(store_.calls,
+              ::testing::ElementsAre("pin web1 3", "unpin web1 3", "retention web1 window=1h",
+                                     "quota web1 9", "pin nobody 3"));
 }
 
 TEST_F(ControlSocketTest, OnlyItsOwnerMayConnectAndItGoesWithTheServer) {
