@@ -11,6 +11,7 @@
 #include "support/faulty_file.h"
 #include "support/store_model.h"
 #include "support/temp_dir.h"
+#include "support/thoroughness.h"
 
 namespace vmshadow::store {
 namespace {
@@ -120,7 +121,7 @@ std::uint64_t count_operations() {
 TEST_F(StoreCrashTest, PowerCutAtEveryOperation) {
   const std::uint64_t operations = count_operations();
   ASSERT_GT(operations, 60u);
-  for (std::uint64_t n = 0; n < operations; ++n) {
+  for (std::uint64_t n = 0; n < operations; n += test::place_stride()) {
     for (std::uint64_t seed = 0; seed < 4; ++seed) {
       SCOPED_TRACE(testing::Message() << "operation " << n << ", seed " << seed);
       const test::TempDir temp{test::TempDir::Where::memory};
@@ -150,7 +151,7 @@ TEST_F(StoreCrashTest, PowerCutAtEveryOperation) {
 
 TEST_F(StoreCrashTest, WriteErrorAtEveryOperationPoisons) {
   const std::uint64_t operations = count_operations();
-  for (std::uint64_t n = 0; n < operations; ++n) {
+  for (std::uint64_t n = 0; n < operations; n += test::place_stride()) {
     SCOPED_TRACE(testing::Message() << "operation " << n);
     const test::TempDir temp{test::TempDir::Where::memory};
     test::FaultyDisk disk;

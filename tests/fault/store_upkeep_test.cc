@@ -7,8 +7,6 @@
 #include <gtest/gtest.h>
 #include <spdlog/spdlog.h>
 
-#include <cstdlib>
-
 #include "store/reader.h"
 #include "store/store.h"
 #include "store/verifier.h"
@@ -16,6 +14,7 @@
 #include "support/manual_clock.h"
 #include "support/store_model.h"
 #include "support/temp_dir.h"
+#include "support/thoroughness.h"
 
 namespace vmshadow::store {
 namespace {
@@ -173,15 +172,6 @@ class StoreUpkeepTest : public testing::TestWithParam<bool> {
     EXPECT_GT((*store)->stats().archive_segments, 0u);
     return disk.operations();
   }
-  /// How much of the work there is to do; the rest is left to longer runs: with a stride of 1 every
-  /// operation is one to fail at.
-  static std::uint64_t stride() { return setting("VMSHADOW_CRASH_STRIDE", 7); }
-  /// Of each cut, so many of the states that it may leave the disk in.
-  static std::uint64_t seeds() { return setting("VMSHADOW_CRASH_SEEDS", 2); }
-  static std::uint64_t setting(const char* name, int usual) {
-    const char* text = std::getenv(name);
-    return static_cast<std::uint64_t>(text == nullptr ? usual : std::max(1, std::atoi(text)));
-  }
   static void tell(const char* what, std::uint64_t points, std::uint64_t operations) {
     RecordProperty("points", std::to_string(points));
     fmt::print("{} tried at {} points of {} operations\n", what, points, operations);
@@ -192,8 +182,8 @@ TEST_P(StoreUpkeepTest, PowerCuts) {
   const std::uint64_t operations = count_operations();
   ASSERT_GT(operations, 100u);
   std::uint64_t points = 0;
-  for (std::uint64_t n = 0; n < operations; n += 1 + points % stride()) {
-    for (std::uint64_t seed = 0; seed < seeds(); ++seed) {
+  for (std::uint64_t n = 0; n < operations; n += 1 + points % test::crash_stride()) {
+    for (std::uint64_t seed = 0; seed < test::crash_seeds(); ++seed) {
       SCOPED_TRACE(testing::Message() << "operation " << n << ", seed " << seed);
       ++points;
       const test::TempDir temp{test::TempDir::Where::memory};
@@ -226,7 +216,7 @@ TEST_P(StoreUpkeepTest, PowerCuts) {
 TEST_P(StoreUpkeepTest, WriteErrorsAndFullDisks) {
   const std::uint64_t operations = count_operations();
   std::uint64_t points = 0;
-  for (std::uint64_t n = 0; n < operations; n += 1 + points % stride()) {
+  for (std::uint64_t n = 0; n < operations; n += 1 + points % test::crash_stride()) {
     for (const int error : {EIO, ENOSPC}) {
       SCOPED_TRACE(testing::Message() << "operation " << n << ", errno " << error);
       ++points;

@@ -1,0 +1,26 @@
+// How much of a long test is done where time is short. A suite that tries every place tries every
+// so-manieth of them under a sanitizer: there it looks for other mistakes (tools/lib/check.py).
+#pragma once
+
+#include <algorithm>
+#include <cstdint>
+#include <cstdlib>
+
+namespace vmshadow::test {
+
+/// A number from the environment, at least 1.
+[[nodiscard]] inline std::uint64_t setting(const char* name, int usual) {
+  const char* text = std::getenv(name);
+  return static_cast<std::uint64_t>(text == nullptr ? usual : std::max(1, std::atoi(text)));
+}
+
+/// Every so-manieth operation of a crash suite: with 1, each is one to fail at.
+[[nodiscard]] inline std::uint64_t crash_stride() { return setting("VMSHADOW_CRASH_STRIDE", 7); }
+/// Of each cut, so many of the states that it may leave the disk in.
+[[nodiscard]] inline std::uint64_t crash_seeds() { return setting("VMSHADOW_CRASH_SEEDS", 2); }
+/// Every so-manieth place in what is cheap: all of them, unless the crash stride is a long one.
+[[nodiscard]] inline std::uint64_t place_stride() {
+  return std::max<std::uint64_t>(1, crash_stride() / 6);
+}
+
+}  // namespace vmshadow::test
