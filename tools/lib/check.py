@@ -19,6 +19,8 @@ SUITES = ("unit", "property", "fault", "sim", "fuzz", "e2e")
 # e2e is left out: a guest under a sanitized program is slow and adds nothing the other suites lack.
 SANITIZED_SUITES = ("unit", "property", "fault", "sim", "fuzz")
 SANITIZERS = {"address": "build-asan", "thread": "build-tsan"}
+# Under a sanitizer a crash suite tries fewer places: there it looks for other mistakes.
+CRASH_STRIDES = {"build-asan": "40", "build-tsan": "120"}
 LINT_STEPS = ("format", "shell", "tidy")
 LOG_TAIL_LINES = 60
 
@@ -111,9 +113,8 @@ class Check:
             command += ["--timeout-multiplier", "5"]
         if directory == SANITIZERS["thread"]:
             command += thread_sanitizer_wrapper()
-        # Under a sanitizer a crash suite tries fewer places: there it looks for other mistakes.
-        sanitized = directory != "build"
-        result = run(command, **({"VMSHADOW_CRASH_STRIDE": "40"} if sanitized else {}))
+        stride = CRASH_STRIDES.get(directory)
+        result = run(command, **({"VMSHADOW_CRASH_STRIDE": stride} if stride else {}))
         tests = tally.read_log(log, expected)
         self.row(label, counts(tests), start)
         for test in tests:
