@@ -4,12 +4,12 @@
 #include <fmt/format.h>
 #include <fmt/ranges.h>
 
-#include <array>
 #include <memory>
 #include <utility>
 
 #include <vmshadow/clock.h>
 
+#include "app/byte_size.h"
 #include "app/control_socket.h"
 #include "app/logging.h"
 #include "app/replay_commands.h"
@@ -73,15 +73,6 @@ class StoreCaller {
   std::unique_ptr<store::Store> store_;
   std::unique_ptr<StoreAdapter> adapter_;
 };
-
-/// "12.3 GiB"
-std::string size_text(std::uint64_t bytes) {
-  constexpr std::array units = {"B", "KiB", "MiB", "GiB", "TiB"};
-  auto size = static_cast<double>(bytes);
-  std::size_t unit = 0;
-  for (; size >= 1024 && unit + 1 < units.size(); ++unit) size /= 1024;
-  return fmt::format("{:.{}f} {}", size, unit == 0 ? 0 : 1, units[unit]);
-}
 
 template <class Request>
 Status for_each_epoch(const ReplayScope& scope, const std::vector<Epoch>& epochs,

@@ -3,14 +3,15 @@
 #include <CLI/CLI.hpp>
 
 #include <charconv>
+#include <cmath>
 #include <cstdio>
 #include <functional>
 #include <utility>
 #include <vector>
 
+#include "app/byte_size.h"
 #include "app/open_files.h"
 #include "app/replay_commands.h"
-#include "app/tier_option.h"
 
 namespace {
 
@@ -413,12 +414,13 @@ class Commands {
       for (const std::string& text : prices_) {
         const std::size_t equals = text.find('=');
         const std::string kind = text.substr(0, equals);
-        double price = 0;
+        double price = -1;
         const char* const end = text.data() + text.size();
-        if (equals == std::string::npos || (kind != "ssd" && kind != "hdd") ||
-            std::from_chars(text.data() + equals + 1, end, price).ptr != end || price < 0) {
-          return usage_error("--price: '" + text + "' is not of the form ssd=0.08");
+        if (equals != std::string::npos && (kind == "ssd" || kind == "hdd")) {
+          const auto parsed = std::from_chars(text.data() + equals + 1, end, price);
+          if (parsed.ec != std::errc{} || parsed.ptr != end || !std::isfinite(price)) price = -1;
         }
+        if (price < 0) return usage_error("--price: '" + text + "' is not of the form ssd=0.08");
         options.prices[kind] = price;
       }
       return finish(app::show_status(scope_, options));

@@ -2,28 +2,12 @@
 
 #include <fmt/format.h>
 
-#include <charconv>
 #include <filesystem>
-#include <optional>
 #include <string_view>
 
-namespace vmshadow::app {
+#include "app/byte_size.h"
 
-std::optional<std::uint64_t> parse_size(std::string_view text) {
-  if (text.empty()) return std::nullopt;
-  constexpr std::string_view units = "KMGT";
-  const std::size_t unit = units.find(text.back());
-  if (unit == std::string_view::npos) return std::nullopt;
-  text.remove_suffix(1);
-  std::uint64_t number = 0;
-  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), number);
-  const unsigned shift = 10 * (static_cast<unsigned>(unit) + 1);
-  if (error != std::errc{} || end != text.data() + text.size() || number == 0 ||
-      number > UINT64_MAX >> shift) {
-    return std::nullopt;
-  }
-  return number << shift;
-}
+namespace vmshadow::app {
 
 Result<store::TierDirectory> parse_tier(store::TierKind kind, const std::string& text) {
   store::TierDirectory tier;

@@ -298,7 +298,9 @@ TEST_F(ReplayCli, ARunningStoreIsAskedThroughItsSocket) {
   EXPECT_THAT(replay({"status"}).out, HasSubstr("2.0 GiB"));
   EXPECT_TRUE(replay({"quota", "web1", "none"}).status.success());
   expect_fails({"quota", "web1", "much"}, {"'much' is neither a size"}, 2);
-  expect_fails({"status", "--price", "tape=1"}, {"'tape=1' is not of the form"}, 2);
+  for (const std::string price : {"tape=1", "ssd", "ssd=", "ssd=-1", "ssd=nan"}) {
+    expect_fails({"status", "--price", price}, {"'" + price + "' is not of the form"}, 2);
+  }
   expect_fails({"pin", "web1", "9"}, {"9"});
   expect_fails({"pin", "web9", "1"}, {"web9"});
   expect_fails({"retention", "web1", "set", "window=soon"}, {"soon"});
