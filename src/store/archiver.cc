@@ -4,6 +4,7 @@
 #include <spdlog/spdlog.h>
 
 #include <algorithm>
+#include <array>
 #include <map>
 #include <memory>
 #include <optional>
@@ -108,8 +109,13 @@ class EpochMover {
   [[nodiscard]] bool leaves(const RecordPlace& place) const {
     return sources_.contains(place.segment());
   }
-  [[nodiscard]] bool is_lost(const Error& error) const {
-    return error.code == Errc::corrupt || (options_.lose_unreadable && error.code == Errc::io);
+  /// Whether a record that could not be read is to be given up. Not while the disk as a whole does
+  /// not answer: that is no damage to the record.
+  [[nodiscard]] bool is_lost(const RecordPlace& place, const Error& error) const {
+    if (error.code == Errc::corrupt) return true;
+    if (error.code != Errc::io || !options_.lose_unreadable) return false;
+    std::array<std::byte, format::kSegmentHeadBytes> head;
+    return ground_.segments.read_raw(place.segment(), {}, head).has_value();
   }
   /// Appends a record to the archive for what is not pages.
   Result<RecordPlace> append_other(const format::RecordHead& head, ByteSpan body) {
@@ -228,7 +234,7 @@ Status EpochMover::move_group(std::span<const LivePage> live) {
   const RecordPlace& place = old_->places.groups[live.front().group];
   VMSHADOW_TRY(pace(place.record_bytes()));
   if (auto read = ground_.segments.read(place, RecordType::page_group, owner_, record_); !read) {
-    return is_lost(read.error()) ? lose(live, read.error()) : read;
+    return is_lost(place, read.error()) ? lose(live, read.error()) : read;
   }
   const auto group = format::decode_page_group(record_.body());
   if (!group) return lose(live, group.error());
@@ -326,7 +332,7 @@ Status EpochMover::move_device() {
     }
     VMSHADOW_TRY(pace(place.record_bytes()));
     auto read = ground_.segments.read(place, RecordType::device_state, owner_, record_);
-    if (!read && !is_lost(read.error())) return read;
+    if (!read && !is_lost(place, read.error())) return read;
     if (!read) {
       note(place, read.error());
       fresh_->own_damage = damage_.back();
@@ -344,7 +350,7 @@ Status EpochMover::move_machine() {
   auto& machine = fresh_->places.machine;
   if (!machine || !leaves(*machine)) return {};
   auto read = ground_.segments.read(*machine, RecordType::machine, owner_, record_);
-  if (!read && !is_lost(read.error())) return read;
+  if (!read && !is_lost(*machine, read.error())) return read;
   if (!read && fresh_->machine == nullptr) {
     machine.reset();
     return {};

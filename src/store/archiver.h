@@ -34,8 +34,8 @@ struct ArchiveOptions {
   /// Called on the way with the bytes read and written since the last call; may wait. False: stop,
   /// nothing has happened.
   std::function<bool(std::uint64_t bytes)> pace;
-  /// What the disk cannot read is given up as lost, as what is damaged is. Else it is an error: the
-  /// disk may be back in a minute.
+  /// What a disk that answers cannot read is given up as lost, as what is damaged is. Else it is an
+  /// error: the disk may be back in a minute.
   bool lose_unreadable = false;
 };
 

@@ -359,6 +359,20 @@ class LastingDamageTest : public StoreDamageTest {
     EXPECT_TRUE(store) << store.error().message;
     return store ? std::move(*store) : nullptr;
   }
+  /// Archives all of it and keeps every epoch.
+  void archive_all(const std::string& path) {
+    auto store = open_copy(path);
+    for (std::uint64_t e = 0; e < 6; ++e) {
+      ASSERT_TRUE(store->pin("web", Epoch{e}));
+      ASSERT_TRUE(store->pin("db", Epoch{e}));
+    }
+    clock_.advance(std::chrono::hours(1));
+    ASSERT_TRUE(store->maintain());
+    ASSERT_GT(store->stats().archive_segments, 1u);
+    store.reset();
+    ASSERT_EQ(check(path), "");
+    ASSERT_EQ(whole(path).at("web").size() + whole(path).at("db").size(), 12u);
+  }
   /// By VM, the epochs of which every byte that they need is whole.
   static std::map<std::string, std::set<Epoch>> whole(const std::string& path) {
     std::map<std::string, std::set<Epoch>> epochs;
@@ -493,15 +507,7 @@ TEST_F(LastingDamageTest, MissingJournalSegments) {
 
 TEST_F(LastingDamageTest, ScrubbingFindsAndQuarantines) {
   build(40'000);
-  {
-    auto store = open_copy(dir_);
-    for (std::uint64_t e = 0; e < 6; ++e) {
-      ASSERT_TRUE(store->pin("web", Epoch{e}));
-      ASSERT_TRUE(store->pin("db", Epoch{e}));
-    }
-    clock_.advance(std::chrono::hours(1));
-    ASSERT_TRUE(store->maintain());
-  }
+  archive_all(dir_);
   std::uint64_t tried = 0;
   for (const auto& file : std::filesystem::directory_iterator(dir_ + "/segments")) {
     const SegmentId id = *parse_segment_file_name(file.path().filename().string());
@@ -531,22 +537,30 @@ TEST_F(LastingDamageTest, ScrubbingFindsAndQuarantines) {
   EXPECT_GT(tried, 10u);
 }
 
+TEST_F(LastingDamageTest, FlippedBitsOfAnArchivedStore) {
+  build(40'000);
+  archive_all(dir_);
+  std::uint64_t tried = 0;
+  for (const auto& file : std::filesystem::directory_iterator(dir_ + "/segments")) {
+    const SegmentId id = *parse_segment_file_name(file.path().filename().string());
+    for (std::uint64_t at = 0; at < file.file_size(); at += 701 * test::place_stride()) {
+      SCOPED_TRACE(testing::Message() << "segment " << id.value << " offset " << at);
+      flip(id, at);
+      copy_store(copy_);
+      flip(id, at);
+      expect_lasting(copy_);
+      if (HasFatalFailure()) return;
+      ++tried;
+    }
+  }
+  EXPECT_GT(tried, 20u);
+}
+
 TEST_F(LastingDamageTest, MissingArchives) {
   build(40'000);
   const std::string archived = temp_.file("archived");
   copy_store(archived);
-  {
-    auto store = open_copy(archived);
-    for (std::uint64_t e = 0; e < 6; ++e) {
-      ASSERT_TRUE(store->pin("web", Epoch{e}));
-      ASSERT_TRUE(store->pin("db", Epoch{e}));
-    }
-    clock_.advance(std::chrono::hours(1));
-    ASSERT_TRUE(store->maintain());
-    ASSERT_GT(store->stats().archive_segments, 1u);
-  }
-  ASSERT_EQ(check(archived), "");
-  ASSERT_EQ(whole(archived).at("web").size(), 6u);
+  archive_all(archived);
   std::uint64_t tried = 0;
   for (const auto& file : std::filesystem::directory_iterator(archived + "/segments")) {
     SCOPED_TRACE(file.path().filename().string());

@@ -191,6 +191,64 @@ TEST_F(StoreTiersTest, AQuotaCostsTheOldestEpochs) {
   EXPECT_EQ(store->set_quota("nobody", 1).error().code, Errc::not_found);
 }
 
+TEST_F(StoreTiersTest, AQuotaHoldsWhileEpochsComeAndAreThinned) {
+  options_.retention = {seconds(100), seconds(0), seconds(0), seconds(0)};
+  auto store = must_open();
+  auto session = store->open_session("web", "a");
+  ASSERT_TRUE(session);
+  // The image alone is 64 pages.
+  const std::uint64_t quota = 120 * kPageBytes;
+  std::uint64_t most = 0;
+  for (int i = 0; i < 120; ++i) {
+    clock_.advance(seconds(5));
+    ASSERT_TRUE(ship(**session));
+    ASSERT_TRUE(store->maintain());
+    if (i == 40) {
+      EXPECT_GT(store->stats().vms.at(0).live_bytes, quota) << "or there is nothing to do";
+      ASSERT_TRUE(store->set_quota("web", quota));
+    }
+    if (i > 60) most = std::max(most, store->stats().vms.at(0).live_bytes);
+  }
+  EXPECT_LE(most, quota + 20 * kPageBytes);
+  EXPECT_GT(store->reader()->vm("web")->epochs.size(), 2u);
+  EXPECT_EQ(check(*store), "");
+}
+
+TEST_F(StoreTiersTest, ADiskThatDoesNotAnswerCostsNothing) {
+  options_.retention = {seconds(60), seconds(0), seconds(0), seconds(0)};
+  auto store = must_open();
+  auto session = store->open_session("web", "a");
+  ASSERT_TRUE(session);
+  for (int i = 0; i < 30; ++i) {
+    clock_.advance(seconds(1));
+    ASSERT_TRUE(ship(**session));
+  }
+  session->reset();
+  clock_.advance(hours(1));
+  // A directory can be opened but not read: so does a disk that is gone.
+  const std::string segment = dir_ + "/segments/0000000000000001.seg";
+  fs::rename(segment, segment + "-away");
+  fs::create_directory(segment);
+  for (int i = 0; i < 3; ++i) {
+    const auto passed = store->maintain();
+    ASSERT_FALSE(passed);
+    EXPECT_EQ(passed.error().code, Errc::io) << passed.error().message;
+    EXPECT_THAT(passed.error().message, HasSubstr("0000000000000001.seg"));
+    clock_.advance(hours(1));
+  }
+  EXPECT_TRUE(store->damage().empty());
+  store.reset();
+  fs::remove(segment);
+  fs::rename(segment + "-away", segment);
+  store = must_open();
+  const auto passed = store->maintain();
+  ASSERT_TRUE(passed) << passed.error().message;
+  EXPECT_TRUE(store->damage().empty());
+  EXPECT_GT(store->stats().archive_segments, 0u);
+  EXPECT_EQ(store->reader()->vm("web")->epochs.size(), 30u);
+  EXPECT_EQ(check(*store), "");
+}
+
 TEST_F(StoreTiersTest, ADiskThatIsNotMountedIsNotTakenForAnEmptyOne) {
   options_.tiers = {{TierKind::ssd, ssd_, 0}, {TierKind::hdd, hdd_, 0}};
   must_open().reset();
