@@ -167,10 +167,6 @@ std::shared_ptr<EpochIndex> join(const std::shared_ptr<EpochIndex>& front,
   return joined;
 }
 
-}  // namespace
-
-namespace {
-
 /// What was archived long ago and is read today must still be all of it.
 void check_device_bytes(EpochIndex& epoch) {
   std::uint64_t bytes = 0;

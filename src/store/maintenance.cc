@@ -18,19 +18,27 @@ namespace {
 constexpr int kStoppedAfterWindows = 2;
 
 /// Adds to `dropped` (rising) the oldest others that must go for the rest to fit `quota_bytes`.
-/// What an epoch's going frees shows only once it is merged into the next: the estimate is what it
-/// added, and the next pass goes on.
+/// What an epoch holds lives on in the next one but for the pages that that one replaces, so about
+/// the smaller of the two is freed; the next pass counts again.
 void drop_beyond_quota(const std::vector<EpochIndexPtr>& epochs, const VmSettings& settings,
                        std::vector<Epoch>& dropped) {
-  if (settings.quota_bytes == 0 || !dropped.empty()) return;  // first see what thinning frees
+  if (settings.quota_bytes == 0) return;
+  const std::set<Epoch> going(dropped.begin(), dropped.end());
   std::uint64_t used = 0;
   for (const EpochIndexPtr& epoch : epochs) used += live_bytes(*epoch);
-  for (const EpochIndexPtr& epoch : epochs) {
-    if (used <= settings.quota_bytes || epoch == epochs.back()) return;
-    if (settings.pins.contains(epoch->info.epoch)) continue;
-    dropped.push_back(epoch->info.epoch);
-    used -= std::min(used, live_bytes(*epoch));
+  const auto freed = [&](std::size_t i) {
+    return std::min(live_bytes(*epochs[i]), live_bytes(*epochs[i + 1]));
+  };
+  for (std::size_t i = 0; i + 1 < epochs.size(); ++i) {
+    if (going.contains(epochs[i]->info.epoch)) used -= std::min(used, freed(i));
   }
+  for (std::size_t i = 0; i + 1 < epochs.size() && used > settings.quota_bytes; ++i) {
+    const Epoch epoch = epochs[i]->info.epoch;
+    if (settings.pins.contains(epoch) || going.contains(epoch)) continue;
+    dropped.push_back(epoch);
+    used -= std::min(used, freed(i));
+  }
+  std::sort(dropped.begin(), dropped.end());
 }
 
 /// The dropped epochs of one VM merged into the kept ones behind them.

@@ -2,6 +2,7 @@
 // journal, compacts archives that have become sparse, and keeps the tiers within their capacities.
 //
 //   thin ─► drain the journal's front ─► compact archives ─► relieve full tiers        (one pass)
+//                                                            scrub a little      (between passes)
 //
 // Nothing of it is needed for what is acknowledged to be safe; a pass that fails is tried again.
 #pragma once
@@ -70,7 +71,7 @@ class Maintenance {
   Maintenance& operator=(const Maintenance&) = delete;
 
   void start_in_background();
-  /// One pass, now. The first error; what came before it is done.
+  /// One pass, now. The first error; the steps that do not need what failed are done.
   [[nodiscard]] Status pass();
   /// Reads about `bytes` of what is stored and checks it. Archives that are found damaged are
   /// rewritten: what the index still knows is whole again, what is lost says so from then on.

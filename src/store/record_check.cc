@@ -5,10 +5,10 @@
 
 namespace vmshadow::store {
 
-Status check_decodes(const GoodRecord& record, Lost lost, PageScratch& scratch) {
+Status check_decodes(const GoodRecord& record, LostPages lost, PageScratch& scratch) {
   if (record.prefix.head.type != format::RecordType::page_group) return {};
   VMSHADOW_ASSIGN(const format::PageGroup group, format::decode_page_group(record.body));
-  if (group.codec == format::Codec::lost && lost == Lost::accepted) return {};
+  if (group.codec == format::Codec::lost && lost == LostPages::accepted) return {};
   scratch.resize(format::kGroupPagesMax * kPageBytes);
   return delta::decode_pages(group, MutableByteSpan(scratch).first(group.page_count * kPageBytes));
 }

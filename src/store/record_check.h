@@ -14,12 +14,12 @@ namespace vmshadow::store {
 using PageScratch = std::vector<std::byte>;
 
 /// Pages that a store gave up as lost (format::Codec::lost).
-enum class Lost {
+enum class LostPages {
   refused,   ///< as damage that says so
   accepted,  ///< they are what they claim to be
 };
 
 /// Decodes a page_group and checks each page against its checksum; others pass. Errc::corrupt.
-[[nodiscard]] Status check_decodes(const GoodRecord& record, Lost lost, PageScratch& scratch);
+[[nodiscard]] Status check_decodes(const GoodRecord& record, LostPages lost, PageScratch& scratch);
 
 }  // namespace vmshadow::store

@@ -508,10 +508,6 @@ Result<Recovery> Recoverer::run() {
   return std::move(recovery_);
 }
 
-}  // namespace
-
-namespace {
-
 /// How often reading starts over because a live store changed its segments meanwhile.
 constexpr int kAttemptsMax = 20;
 

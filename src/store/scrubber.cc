@@ -94,7 +94,7 @@ std::vector<Damage> Scrubber::step(std::uint64_t bytes) {
       add(*region);
     } else {
       const auto& record = std::get<GoodRecord>(item);
-      if (const auto sound = check_decodes(record, Lost::accepted, scratch); !sound) {
+      if (const auto sound = check_decodes(record, LostPages::accepted, scratch); !sound) {
         add({record.offset, scanner.offset(), sound.error().message, record.prefix});
       }
     }

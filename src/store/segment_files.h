@@ -66,7 +66,8 @@ class SegmentFiles {
   const std::shared_ptr<const SegmentCatalog> catalog_;
   mutable std::mutex mutex_;
   mutable std::map<SegmentId, std::weak_ptr<const UniqueFd>> open_;
-  mutable std::deque<std::pair<SegmentId, std::shared_ptr<const UniqueFd>>> recent_;  ///< kOpenMax
+  /// At most kOpenMax.
+  mutable std::deque<std::pair<SegmentId, std::shared_ptr<const UniqueFd>>> recent_;
 };
 
 }  // namespace vmshadow::store

@@ -11,7 +11,7 @@ Result<VerifyReport> Verifier::run(const std::string& path, const Progress& prog
   ScanHooks hooks;
   hooks.progress = progress;
   hooks.check = [&](const GoodRecord& record) {
-    return check_decodes(record, Lost::refused, scratch);
+    return check_decodes(record, LostPages::refused, scratch);
   };
   VMSHADOW_ASSIGN(Recovery recovery, recover(directory, hooks));
   VerifyReport report;
