@@ -22,8 +22,9 @@ Result<std::shared_ptr<const UniqueFd>> SegmentFiles::file(SegmentId id) const {
 
 void SegmentFiles::forget(SegmentId id) const {
   const std::lock_guard lock(mutex_);
-  open_.erase(id);
   std::erase_if(recent_, [&](const auto& held) { return held.first == id; });
+  // Who holds it goes on finding it here: numbers of segments never come again.
+  std::erase_if(open_, [](const auto& known) { return known.second.expired(); });
 }
 
 Result<SegmentFiles::Hold> SegmentFiles::hold(const std::vector<SegmentId>& segments) const {

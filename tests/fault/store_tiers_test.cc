@@ -284,6 +284,27 @@ TEST_F(StoreTiersTest, AStoreIsItselfHoweverItIsSpelled) {
   EXPECT_TRUE(Reader::open(dir_ + "-moved"));
 }
 
+TEST_F(StoreTiersTest, AnImageOutlivesTheSegmentsItIsReadFrom) {
+  options_.tiers = {{TierKind::ssd, ssd_, 0}, {TierKind::hdd, hdd_, 0}};
+  options_.retention = {seconds(40), seconds(0), seconds(0), seconds(0)};
+  auto store = must_open();
+  auto session = store->open_session("web", "a");
+  ASSERT_TRUE(session);
+  ASSERT_TRUE(ship(**session));
+  const auto image = store->reader()->open("web", Epoch{0});
+  ASSERT_TRUE(image) << image.error().message;
+  const fs::path first_segment = fs::path(ssd_) / "segments/0000000000000001.seg";
+  ASSERT_TRUE(fs::exists(first_segment));
+  for (int i = 0; i < 200; ++i) {
+    clock_.advance(seconds(5));
+    ASSERT_TRUE(ship(**session));
+  }
+  ASSERT_TRUE(store->maintain());
+  ASSERT_FALSE(fs::exists(first_segment)) << "it is archived";
+  ASSERT_FALSE(store->reader()->open("web", Epoch{0})) << "it is thinned";
+  EXPECT_EQ(test::compare(**image, model_.acknowledged["web"][0]), "");
+}
+
 TEST_F(StoreTiersTest, ReadersBesideAStoreAtWork) {
   options_.tiers = {{TierKind::ssd, ssd_, 0}, {TierKind::hdd, hdd_, 0}};
   options_.retention = {seconds(40), seconds(600), seconds(0), seconds(0)};
