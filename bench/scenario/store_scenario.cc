@@ -24,7 +24,7 @@ StoreSizes store_sizes(RunSize size) {
               {1024, 8, 128, 20}};
     case RunSize::normal:
       return {
-          {kPairsMin, 4, 512 * mib, 128 * mib, {{"256k", 32}, {"1m", 8}, {"1m", 32}, {"4m", 8}}},
+          {kPairsMin, 16, 2048 * mib, 256 * mib, {{"256k", 32}, {"1m", 8}, {"1m", 32}, {"4m", 8}}},
           {300, 64 << 10, 256 * mib},
           {kPairsMin, kPairsMin, 2, 32768, 100, 512},
           {200'000, 200, 2'000, 3, 20},
@@ -37,7 +37,7 @@ StoreSizes store_sizes(RunSize size) {
   for (const char* block : {"64k", "256k", "1m", "4m"}) {
     for (const unsigned depth : {4U, 16U, 64U}) settings.push_back({block, depth});
   }
-  return {{7, 4, 1024 * mib, 256 * mib, settings},
+  return {{7, 16, 4096 * mib, 1024 * mib, settings},
           {1'000, 64 << 10, 1024 * mib},
           {kPairsMin, 9, 2, 131'072, 200, 1'024},
           {1'000'000, 1'000, 10'000, 3, 50},

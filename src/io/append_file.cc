@@ -82,6 +82,13 @@ class RealFile final : public AppendFile {
     return {};
   }
 
+  Status sync() override {
+    if (auto done = sync_data(fd_.get()); !done) {
+      return fail(std::move(done).error().with_context(fmt::format("'{}'", path_)));
+    }
+    return {};
+  }
+
   Status truncate(std::uint64_t bytes) override {
     if (::ftruncate(fd_.get(), static_cast<off_t>(bytes)) != 0 || ::fdatasync(fd_.get()) != 0) {
       return fail_errno(errno, fmt::format("truncating '{}' to {} bytes", path_, bytes));
@@ -92,7 +99,7 @@ class RealFile final : public AppendFile {
   Status preallocate(std::uint64_t end) override {
     VMSHADOW_ASSIGN(const std::uint64_t now, file_bytes(fd_.get()));
     if (end <= now) return {};
-    if (::fallocate(fd_.get(), FALLOC_FL_KEEP_SIZE, static_cast<off_t>(now),
+    if (::fallocate(fd_.get(), 0, static_cast<off_t>(now),
                     static_cast<off_t>(end - now)) == 0) {
       return {};
     }

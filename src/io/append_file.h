@@ -5,8 +5,8 @@
 // cache where the directory allows it (io/direct_io.h), all others through it; callers see no
 // difference but the speed. Tests put a failing, tearing disk behind it.
 //
-// Threads: one thread at a time uses a FileSystem and the files it made, and the FileSystem
-// outlives them. Threads that write side by side (journal, archiver, scrubber) each make their own;
+// Threads: one thread at a time uses a FileSystem and the files it made (but for AppendFile::sync),
+// and the FileSystem outlives them. Threads that write side by side (journal, archiver, scrubber) each make their own;
 // two of them may not have the same file open for writing.
 #pragma once
 
@@ -36,11 +36,15 @@ class AppendFile {
   /// memory; those that are whole blocks at block addresses (io/aligned_buffer.h) are not copied.
   [[nodiscard]] virtual Status write(std::span<const ByteSpan> pieces, std::uint64_t offset,
                                      Durability durability) = 0;
+  /// Makes durable all that was written before. It alone may run on another thread beside write(),
+  /// preallocate() or truncate(): what these do meanwhile, it may cover or not.
+  [[nodiscard]] virtual Status sync() = 0;
   /// Cuts the file to `bytes`, gives back what was reserved behind them and makes that durable.
   [[nodiscard]] virtual Status truncate(std::uint64_t bytes) = 0;
-  /// Reserves disk space for the file up to `end`: its size and contents stay, later writes up to
-  /// there need no allocation. Only an offer: where it fails (Errc::unsupported, Errc::no_space)
-  /// writes go on as before.
+  /// Reserves disk space for the file up to `end` and makes it so large, the rest zero: writes up to
+  /// there need no allocation, change no size, and so need not wait for one another. Durable with
+  /// the next sync. Only an offer: where it fails (Errc::unsupported, Errc::no_space) writes go on
+  /// as before.
   [[nodiscard]] virtual Status preallocate(std::uint64_t end) = 0;
 };
 

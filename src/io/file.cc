@@ -44,6 +44,12 @@ Result<std::size_t> read_at(int fd, std::uint64_t offset, MutableByteSpan into) 
   return done;
 }
 
+void announce_reading(int fd, std::uint64_t offset, std::uint64_t bytes) {
+  // An advice: nothing depends on it.
+  static_cast<void>(::posix_fadvise(fd, static_cast<off_t>(offset), static_cast<off_t>(bytes),
+                                    POSIX_FADV_WILLNEED));
+}
+
 Result<std::string> read_small_file(const std::string& path, std::size_t bytes_max) {
   VMSHADOW_ASSIGN(const UniqueFd fd, open_for_reading(path));
   std::string text(bytes_max + 1, '\0');

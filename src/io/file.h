@@ -20,6 +20,8 @@ namespace vmshadow::io {
 [[nodiscard]] Result<std::uint64_t> file_bytes(int fd);
 /// Reads up to `into.size()` bytes from `offset`; fewer only at the end of the file.
 [[nodiscard]] Result<std::size_t> read_at(int fd, std::uint64_t offset, MutableByteSpan into);
+/// Tells the kernel that this range is about to be read, so that it starts.
+void announce_reading(int fd, std::uint64_t offset, std::uint64_t bytes);
 /// A whole small file; Errc::corrupt if it is longer than `bytes_max`.
 [[nodiscard]] Result<std::string> read_small_file(const std::string& path, std::size_t bytes_max);
 

@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <array>
 #include <cstring>
+#include <utility>
 
 #include "base/assert.h"
 #include "io/aligned_buffer.h"
@@ -26,6 +27,9 @@ constexpr std::size_t kQuantumBytes = std::size_t{256} << 10;
 /// Space is reserved so much at a time: much less and each commit pays for it, much more and a
 /// small disk looks full.
 constexpr std::uint64_t kReserveBytes = std::uint64_t{32} << 20;
+
+/// Pieces whose memory is kept for the next ones.
+constexpr std::size_t kSparePiecesMax = 32;
 
 std::size_t padded(std::size_t bytes) { return bytes + format::alignment_gap(bytes); }
 
@@ -50,7 +54,7 @@ LogWriter::LogWriter(SegmentCatalog& catalog, io::FileSystem& files, const Clock
       opening_(std::move(opening)),
       queue_(kQuantumBytes),
       open_segment_(catalog.newest().next()) {
-  thread_ = std::thread([this] { run(); });
+  for (std::thread& thread : threads_) thread = std::thread([this] { run(); });
 }
 
 LogWriter::~LogWriter() {
@@ -60,7 +64,8 @@ LogWriter::~LogWriter() {
   }
   work_.notify_all();
   room_.notify_all();
-  thread_.join();
+  for (std::thread& thread : threads_) thread.join();
+  close_segment();
 }
 
 // ---- callers' side
@@ -78,6 +83,28 @@ void LogWriter::push(Request request) {
 bool LogWriter::has_room(const VmId& vm) const {
   const std::size_t held = queue_.held_bytes(vm);
   return held == 0 || (held < limits_.vm_queue_bytes && queue_.held_bytes() < limits_.queue_bytes);
+}
+
+LogPiece LogWriter::new_piece(std::size_t bytes) {
+  LogPiece piece;
+  {
+    const std::lock_guard lock(spare_mutex_);
+    if (!spare_.empty()) {
+      piece = std::move(spare_.back());
+      spare_.pop_back();
+    }
+  }
+  piece.bytes.reserve(bytes);
+  return piece;
+}
+
+void LogWriter::keep_memory(LogPiece piece) {
+  piece.bytes.clear();
+  piece.records.clear();
+  const std::lock_guard lock(spare_mutex_);
+  if (piece.bytes.capacity() > 0 && spare_.size() < kSparePiecesMax) {
+    spare_.push_back(std::move(piece));
+  }
 }
 
 Status LogWriter::append(const EpochInLogPtr& epoch, LogPiece piece) {
@@ -155,7 +182,7 @@ SegmentId LogWriter::settled_before() const {
   return first;
 }
 
-// ---- the writer thread
+// ---- the writing threads
 
 std::size_t LogWriter::Request::log_bytes() const {
   constexpr std::size_t commit_bytes = format::kRecordPrefixBytes + sizeof(format::CommitBytes);
@@ -174,8 +201,10 @@ std::size_t LogWriter::Request::log_bytes() const {
 }
 
 void LogWriter::run() {
-  Batch batch;
-  while (take(batch)) {
+  while (true) {
+    std::unique_lock writing(writing_);
+    Batch batch;
+    if (!take(batch)) return;
     std::vector<std::pair<VmId, std::size_t>> held;
     for (const Request& request : batch) {
       held.emplace_back(request.epoch->head.vm, request.log_bytes());
@@ -187,8 +216,10 @@ void LogWriter::run() {
       for (const auto& [vm, bytes] : held) queue_.release(vm, bytes);
     }
     room_.notify_all();
+    writing.unlock();
+    // Whoever waits for it hears of an error.
+    static_cast<void>(make_durable());
   }
-  close_segment();
 }
 
 bool LogWriter::take(Batch& batch) {
@@ -258,10 +289,9 @@ std::size_t LogWriter::fitting(const Batch& batch, std::size_t first) const {
 
 /// Writes requests that fit the segment; every one is answered or, a mere piece, in the log.
 void LogWriter::write_run(Batch& batch, std::size_t first, std::size_t count) {
-  MonotonicTime started;
-  const auto written = try_run(batch, first, count, started);
+  const auto written = try_run(batch, first, count);
   if (written) {
-    finish_run(batch, first, count, started);
+    finish_run(batch, first, count);
   } else if (written.error().code != Errc::no_space) {
     poison(written.error());
     for (std::size_t i = first; i < first + count; ++i) refuse(batch[i], poison_error());
@@ -280,10 +310,8 @@ void LogWriter::write_run(Batch& batch, std::size_t first, std::size_t count) {
   }
 }
 
-Status LogWriter::try_run(Batch& batch, std::size_t first, std::size_t count,
-                          MonotonicTime& started) {
+Status LogWriter::try_run(Batch& batch, std::size_t first, std::size_t count) {
   std::vector<ByteSpan> pieces;
-  auto durability = io::Durability::buffered;
   std::uint64_t end = tail_.offset.value;
   bool for_upkeep = true;
   for (std::size_t i = first; i < first + count; ++i) {
@@ -292,7 +320,6 @@ Status LogWriter::try_run(Batch& batch, std::size_t first, std::size_t count,
     make_trailer(request);
     if (!request.piece.bytes.empty()) pieces.emplace_back(request.piece.bytes);
     if (!request.trailer.empty()) pieces.emplace_back(request.trailer);
-    if (request.wants_sync()) durability = io::Durability::durable;
     end += request.log_bytes();
   }
   make_pad(end);
@@ -300,13 +327,14 @@ Status LogWriter::try_run(Batch& batch, std::size_t first, std::size_t count,
   end += pad_.size();
   run_end_ = end;
   VMSHADOW_TRY(reserve(end, for_upkeep));
-  started = clock_.monotonic();
-  return file_->write(pieces, tail_.offset.value, durability);
+  const MonotonicTime now = clock_.monotonic();
+  for (std::size_t i = first; i < first + count; ++i) batch[i].started = now;
+  return file_->write(pieces, tail_.offset.value, io::Durability::buffered);
 }
 
 void LogWriter::make_pad(std::uint64_t offset) {
   pad_.clear();
-  format::append_pad(pad_, offset, io::kDirectBlockBytes, durable_);
+  format::append_pad(pad_, offset, io::kDirectBlockBytes, durable());
 }
 
 std::uint64_t LogWriter::upkeep_bytes() const {
@@ -343,16 +371,16 @@ void LogWriter::make_trailer(Request& request) const {
   switch (request.kind) {
     case RequestKind::commit:
       head.type = format::RecordType::commit;
-      format::append_body(body, format::Commit{request.recorded_wall, request.chain, durable_});
+      format::append_body(body, format::Commit{request.recorded_wall, request.chain, durable()});
       break;
     case RequestKind::grant:
       head.type = format::RecordType::grant;
       format::append_body(body,
-                          format::Grant{request.recorded_wall, request.epoch->vm_name, durable_});
+                          format::Grant{request.recorded_wall, request.epoch->vm_name, durable()});
       break;
     case RequestKind::note:
       if (request.note.writing) request.note.writing();
-      request.note.body(body, durable_);
+      request.note.body(body, durable());
       VMSHADOW_ASSERT(body.size() == request.note_bytes);
       break;
     case RequestKind::piece:
@@ -362,21 +390,10 @@ void LogWriter::make_trailer(Request& request) const {
   request.trailer.resize(padded(request.trailer.size()));
 }
 
-void LogWriter::finish_run(Batch& batch, std::size_t first, std::size_t count,
-                           MonotonicTime started) {
-  const auto sync =
-      std::chrono::duration_cast<std::chrono::microseconds>(clock_.monotonic() - started);
-  bool synced = false;
+void LogWriter::finish_run(Batch& batch, std::size_t first, std::size_t count) {
   written_bytes_ += run_end_ - tail_.offset.value;
   for (std::size_t i = first; i < first + count; ++i) {
     Request& request = batch[i];
-    if (request.kind == RequestKind::piece || request.kind == RequestKind::commit) {
-      ingested_bytes_ += request.piece.bytes.size();
-      const std::lock_guard lock(mutex_);
-      if (!request.epoch->abandoned) {
-        unsettled_.try_emplace(request.epoch.get(), tail_.segment);
-      }
-    }
     EpochPlaces& places = request.epoch->places;
     for (const LogPiece::Record& record : request.piece.records) {
       const JournalPosition at{tail_.segment, SegmentOffset{tail_.offset.value + record.offset}};
@@ -387,23 +404,94 @@ void LogWriter::finish_run(Batch& batch, std::size_t first, std::size_t count,
     add_to_skeleton(tail_.offset.value, request.piece.bytes);
     add_to_skeleton(tail_.offset.value + request.piece.bytes.size(), request.trailer);
     tail_.offset = SegmentOffset{tail_.offset.value + request.log_bytes()};
-    synced = synced || request.wants_sync();
-    if (!request.wants_sync() && (unsynced_.empty() || unsynced_.back() != request.epoch)) {
-      unsynced_.push_back(request.epoch);
-    }
   }
   tail_.offset = SegmentOffset{run_end_};
-  if (!synced) return;
-  durable_ = tail_;
-  durable_skeleton_ = skeleton_.mark();
-  catalog_.set_bytes(tail_.segment, tail_.offset.value, false);
-  unsynced_.clear();
+
+  const std::lock_guard lock(mutex_);
   for (std::size_t i = first; i < first + count; ++i) {
     Request& request = batch[i];
-    if (!request.wants_sync()) continue;
+    const EpochInLogPtr& epoch = request.epoch;
+    if (request.kind == RequestKind::piece || request.kind == RequestKind::commit) {
+      ingested_bytes_ += request.piece.bytes.size();
+      if (!epoch->abandoned) unsettled_.try_emplace(epoch.get(), tail_.segment);
+    }
+    keep_memory(std::exchange(request.piece, {}));
+    if (request.wants_sync()) {
+      request.end = tail_.offset;
+      pending_.push_back(std::move(request));
+    } else if (!unsynced_.empty() && unsynced_.back().first == epoch) {
+      unsynced_.back().second = tail_.offset;
+    } else {
+      unsynced_.emplace_back(epoch, tail_.offset);
+    }
+  }
+  written_ = {tail_, skeleton_.mark()};
+}
+
+JournalPosition LogWriter::durable() const {
+  const std::lock_guard lock(mutex_);
+  return durable_.end;
+}
+
+Status LogWriter::make_durable() {
+  const std::lock_guard syncing(syncing_);
+  std::shared_ptr<io::AppendFile> file;
+  Written target;
+  {
+    std::unique_lock lock(mutex_);
+    if (sync_failed_) {
+      const Error error = *poison_;
+      lock.unlock();
+      refuse_pending(error);
+      return fail(error);
+    }
+    // Mere pieces wait for the commit behind them, or for the segment's end.
+    if (pending_.empty()) return {};
+    file = file_;
+    target = written_;
+  }
+  if (auto synced = file->sync(); !synced) {
+    poison(synced.error());
+    {
+      const std::lock_guard lock(mutex_);
+      sync_failed_ = true;
+    }
+    refuse_pending(poison_error());
+    return synced;
+  }
+  answer_durable(target);
+  return {};
+}
+
+void LogWriter::answer_durable(const Written& target) {
+  std::vector<Request> done;
+  {
+    const std::lock_guard lock(mutex_);
+    durable_ = target;
+    while (!pending_.empty() && pending_.front().end <= target.end.offset) {
+      done.push_back(std::move(pending_.front()));
+      pending_.pop_front();
+    }
+    while (!unsynced_.empty() && unsynced_.front().second <= target.end.offset) {
+      unsynced_.pop_front();
+    }
+  }
+  catalog_.set_bytes(target.end.segment, target.end.offset.value, false);
+  const MonotonicTime now = clock_.monotonic();
+  for (Request& request : done) {
+    const auto sync = std::chrono::duration_cast<std::chrono::microseconds>(now - request.started);
     request.done.set_value(
         Committed{{request.epoch->head.epoch, clock_.wall(), sync}, request.recorded_wall});
   }
+}
+
+void LogWriter::refuse_pending(const Error& error) {
+  std::deque<Request> refused;
+  {
+    const std::lock_guard lock(mutex_);
+    refused.swap(pending_);
+  }
+  for (Request& request : refused) refuse(request, error);
 }
 
 void LogWriter::add_to_skeleton(std::uint64_t offset, ByteSpan records) {
@@ -419,13 +507,14 @@ void LogWriter::add_to_skeleton(std::uint64_t offset, ByteSpan records) {
 
 Status LogWriter::seal() {
   // A seal vouches for what is before it.
-  if (durable_ != tail_) {
-    VMSHADOW_TRY(file_->write({}, tail_.offset.value, io::Durability::durable));
-    durable_ = tail_;
+  VMSHADOW_TRY(make_durable());
+  if (durable() != tail_) {
+    VMSHADOW_TRY(file_->sync());
+    answer_durable({tail_, skeleton_.mark()});
   }
   const std::uint64_t end = tail_.offset.value;
   const std::vector<std::byte> bytes =
-      format::encode_segment_end(tail_.segment, end, skeleton_, durable_);
+      format::encode_segment_end(tail_.segment, end, skeleton_, tail_);
   const ByteSpan piece = bytes;
   auto written = file_->write({&piece, 1}, end, io::Durability::buffered);
   std::uint64_t sealed_end = end + bytes.size();
@@ -433,12 +522,10 @@ Status LogWriter::seal() {
   if (!written) sealed_end = end;  // the segment is whole without: it takes longer to read
   // Recovery takes every journal segment but the last for durable.
   VMSHADOW_TRY(file_->truncate(sealed_end));
-  durable_ = tail_;
   catalog_.set_bytes(tail_.segment, sealed_end, written.has_value());
   written_bytes_ += sealed_end - end;
-  unsynced_.clear();
-  file_.reset();
   const std::lock_guard lock(mutex_);
+  file_.reset();
   open_segment_ = tail_.segment.next();
   return {};
 }
@@ -471,7 +558,10 @@ Status LogWriter::make_segment(bool for_upkeep) {
       {directory.id(), id, clock_.wall(), format::SegmentKind::journal});
   const std::vector<std::byte> opening = opening_(id);
   const std::uint64_t end = head.size() + opening.size();
-  durable_ = {id, SegmentOffset{0}};  // nothing in it is yet
+  {
+    const std::lock_guard lock(mutex_);
+    durable_.end = {id, SegmentOffset{0}};  // nothing in it is yet
+  }
   make_pad(end);
   const std::array<ByteSpan, 3> pieces = {head, opening, pad_};
   const auto create = [&]() -> Result<std::unique_ptr<io::AppendFile>> {
@@ -482,16 +572,16 @@ Status LogWriter::make_segment(bool for_upkeep) {
   };
   auto made = create();
   if (made) {
-    file_ = std::move(*made);
     reserved_end_ = 0;
     opening_end_ = end + pad_.size();
-    tail_ = durable_ = {id, SegmentOffset{opening_end_}};
+    tail_ = {id, SegmentOffset{opening_end_}};
     skeleton_ = {};
     add_to_skeleton(format::kSegmentHeadBytes, opening);
-    durable_skeleton_ = skeleton_.mark();
     catalog_.add(id, {format::SegmentKind::journal, tier_, tail_.offset.value, false, true, 0});
     written_bytes_ += tail_.offset.value;
     const std::lock_guard lock(mutex_);
+    file_ = std::move(*made);
+    written_ = durable_ = {tail_, skeleton_.mark()};
     open_segment_ = id;
     return {};
   }
@@ -506,16 +596,23 @@ Status LogWriter::make_segment(bool for_upkeep) {
 }
 
 void LogWriter::cut_back() {
-  VMSHADOW_ASSERT(durable_.segment == tail_.segment);
-  if (auto cut = file_->truncate(durable_.offset.value); !cut) {
+  // Commits that are whole and only wait for their sync keep what they have.
+  if (!make_durable()) return;
+  const Written end = [&] {
+    const std::lock_guard lock(mutex_);
+    return durable_;
+  }();
+  VMSHADOW_ASSERT(end.end.segment == tail_.segment);
+  if (auto cut = file_->truncate(end.end.offset.value); !cut) {
     poison(cut.error());
     return;
   }
-  tail_ = durable_;
-  skeleton_.rewind(durable_skeleton_);
+  tail_ = end.end;
+  skeleton_.rewind(end.skeleton);
   reserved_end_ = 0;
   const std::lock_guard lock(mutex_);
-  for (const EpochInLogPtr& epoch : unsynced_) {
+  written_ = end;
+  for (const auto& [epoch, last] : unsynced_) {
     if (!epoch->failure) epoch->failure = no_space(*epoch);
   }
   unsynced_.clear();

@@ -1,13 +1,15 @@
-// The one thread that writes the journal: places pieces of epochs, makes commits durable in groups,
-// rolls segments, and knows what to do when the disk refuses.
+// Writes the journal: places pieces of epochs, makes commits durable in groups, rolls segments, and
+// knows what to do when the disk refuses.
 //
 //             write fails: disk full ──► cut back to the durable end ──► (cannot) ──┐
 //   writing ─┤                              └─► the epochs behind it are refused     ├─► poisoned
 //             any other failure ─────────────────────────────────────────────────────┘
 //
-// Everything before durable() was synced. While a sync runs, commits of other VMs gather in the
-// queue and share the next one; whose turn it is there, store/fair_queue.h says. A poisoned log
-// refuses everything with the failure that poisoned it.
+// Two threads take turns, so that one writes while the other's sync runs: whoever holds `writing_`
+// takes what is queued and writes it, lets the other on, then syncs and answers its commits (and
+// whichever others the sync covers). Everything before durable_ was synced; behind it may lie whole
+// commits that are not answered yet. Whose turn it is in the queue, store/fair_queue.h says. A
+// poisoned log refuses everything with the failure that poisoned it.
 //
 // Each write is whole 4 KiB blocks, filled up with a pad record, so that it can go past the page
 // cache; the disk space for it was reserved before. A segment begins with what a reader must know
@@ -15,6 +17,7 @@
 // with its skeleton and seal when it is full or the writer stops. It never goes on in an old one.
 #pragma once
 
+#include <array>
 #include <atomic>
 #include <condition_variable>
 #include <cstdint>
@@ -99,6 +102,9 @@ class LogWriter {
   LogWriter(const LogWriter&) = delete;
   LogWriter& operator=(const LogWriter&) = delete;
 
+  /// An empty piece with room for about `bytes`, in memory that was used before if there is some: new
+  /// memory costs a page fault for each of its pages.
+  [[nodiscard]] LogPiece new_piece(std::size_t bytes);
   /// Queues a piece; blocks while the VM has too much waiting. Fails if the epoch already has.
   [[nodiscard]] Status append(const EpochInLogPtr& epoch, LogPiece piece);
   /// Queues the epoch's last piece (it ends with the epoch_end) and its commit, and waits until
@@ -141,13 +147,21 @@ class LogWriter {
     std::uint64_t chain{};
     Note note;  ///< of a note
     std::size_t note_bytes{};
-    std::promise<Result<Committed>> done;  ///< of commits and grants
-    std::vector<std::byte> trailer;        ///< the commit or grant record, made when it is written
+    std::promise<Result<Committed>> done;  ///< of all but pieces
+    // Known once it is written:
+    std::vector<std::byte> trailer;  ///< the commit, grant or note record
     WallTime recorded_wall;
+    MonotonicTime started;
+    SegmentOffset end;  ///< durable up to here, it is
     [[nodiscard]] std::size_t log_bytes() const;
     [[nodiscard]] bool wants_sync() const { return kind != RequestKind::piece; }
   };
   using Batch = std::deque<Request>;
+  /// Where the log could be cut.
+  struct Written {
+    format::JournalPosition end;
+    format::SkeletonWriter::Mark skeleton;
+  };
 
   [[nodiscard]] Result<Committed> submit_and_wait(Request request);
   void push(Request request);
@@ -157,9 +171,15 @@ class LogWriter {
   /// How many requests from `first` on fit the open segment.
   [[nodiscard]] std::size_t fitting(const Batch& batch, std::size_t first) const;
   void write_run(Batch& batch, std::size_t first, std::size_t count);
-  [[nodiscard]] Status try_run(Batch& batch, std::size_t first, std::size_t count,
-                               MonotonicTime& started);
-  void finish_run(Batch& batch, std::size_t first, std::size_t count, MonotonicTime started);
+  [[nodiscard]] Status try_run(Batch& batch, std::size_t first, std::size_t count);
+  void keep_memory(LogPiece piece);
+  void finish_run(Batch& batch, std::size_t first, std::size_t count);
+  /// Syncs what is written, unless the other thread just did, and answers what waited for it. Needs
+  /// no writing_. An error poisons.
+  [[nodiscard]] Status make_durable();
+  void answer_durable(const Written& target);
+  void refuse_pending(const Error& error);
+  [[nodiscard]] format::JournalPosition durable() const;
   void make_trailer(Request& request) const;
   [[nodiscard]] bool has_room(const VmId& vm) const;
   void make_pad(std::uint64_t offset);
@@ -193,18 +213,18 @@ class LogWriter {
   const LogLimits limits_;
   const Opening opening_;
 
-  // The writer thread's own.
-  std::unique_ptr<io::AppendFile> file_;  ///< null: no segment is open
-  TierIndex tier_{};                      ///< where it is, or would be
+  std::mutex writing_;  ///< held to take from the queue and write, not to sync; before syncing_
+  TierIndex tier_{};    ///< where the open segment is, or would be
   format::JournalPosition tail_;
-  format::JournalPosition durable_;
-  format::SkeletonWriter skeleton_;                ///< of the open segment
-  format::SkeletonWriter::Mark durable_skeleton_;  ///< what of it is durable
-  std::vector<EpochInLogPtr> unsynced_;            ///< epochs with pieces behind durable_
-  std::uint64_t run_end_ = 0;                      ///< of the run being written, its pad included
-  std::uint64_t opening_end_ = 0;                  ///< of the open segment's opening
-  std::uint64_t reserved_end_ = 0;  ///< up to here space was asked for in the open segment
+  format::SkeletonWriter skeleton_;  ///< of the open segment
+  std::uint64_t run_end_ = 0;        ///< of the run being written, its pad included
+  std::uint64_t opening_end_ = 0;    ///< of the open segment's opening
+  std::uint64_t reserved_end_ = 0;   ///< up to here space was asked for in the open segment
   std::vector<std::byte> pad_;
+
+  /// Held to sync: of two at once the second would not hear of what failed in the first. Before
+  /// mutex_.
+  std::mutex syncing_;
 
   mutable std::mutex mutex_;
   std::condition_variable work_;
@@ -212,14 +232,25 @@ class LogWriter {
   FairQueue<Request> queue_;  ///< holds bytes until they are written
   bool stopping_ = false;
   std::optional<Error> poison_;
+  bool sync_failed_ = false;  ///< nobody knows what of that which was written is on the disk
+  /// Null: no segment is open. Changed by the holder of writing_, who may read it without mutex_.
+  std::shared_ptr<io::AppendFile> file_;
+  Written written_;            ///< what writing_'s holder has made of tail_ and skeleton_
+  Written durable_;            ///< what of it is durable
+  std::deque<Request> pending_;  ///< what waits to be durable, in the log's order
+  /// Epochs with pieces behind durable_, and where the last of them ends.
+  std::deque<std::pair<EpochInLogPtr, SegmentOffset>> unsynced_;
   SegmentId open_segment_;  ///< the one being written; where none is, behind the last one
   /// Epochs with records in the log that are not in the index, and the first segment with some.
   std::map<const EpochInLog*, SegmentId> unsettled_;
 
+  std::mutex spare_mutex_;
+  std::vector<LogPiece> spare_;  ///< empty; their memory is used again
+
   std::atomic<std::uint64_t> written_bytes_ = 0;
   std::atomic<std::uint64_t> ingested_bytes_ = 0;
 
-  std::thread thread_;
+  std::array<std::thread, 2> threads_;
 };
 
 }  // namespace vmshadow::store

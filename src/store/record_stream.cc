@@ -1,28 +1,49 @@
 #include "store/record_stream.h"
 
+#include <algorithm>
+
 #include "base/assert.h"
 
 namespace vmshadow::store {
 
-void RecordStream::read_ahead() {
-  const RecordPlace& first = places_[next_];
-  ahead_offset_ = first.offset().value;
-  std::uint64_t end = ahead_offset_ + first.record_bytes();
-  for (ahead_end_ = next_ + 1; ahead_end_ < places_.size(); ++ahead_end_) {
-    const RecordPlace& place = places_[ahead_end_];
+RecordStream::Run RecordStream::run_from(std::size_t first) const {
+  const std::uint64_t begin = places_[first].offset().value;
+  Run run{first, first + 1, places_[first].record_bytes()};
+  for (; run.end < places_.size(); ++run.end) {
+    const RecordPlace& place = places_[run.end];
     const std::uint64_t offset = place.offset().value;
-    if (place.segment() != first.segment() || offset < end || offset - end > kGapBytesMax ||
-        offset + place.record_bytes() - ahead_offset_ > kReadBytes) {
+    if (place.segment() != places_[first].segment() || offset < begin + run.bytes ||
+        offset - begin - run.bytes > kGapBytesMax ||
+        offset + place.record_bytes() - begin > kReadBytes) {
       break;
     }
-    end = offset + place.record_bytes();
+    run.bytes = offset + place.record_bytes() - begin;
   }
+  return run;
+}
+
+void RecordStream::announce() {
+  while (announced_end_ < places_.size() && announced_bytes_ < kAnnouncedBytes) {
+    const Run run = run_from(announced_end_);
+    const RecordPlace& first = places_[run.first];
+    segments_.will_read(first.segment(), first.offset(), run.bytes);
+    announced_end_ = run.end;
+    announced_bytes_ += run.bytes;
+  }
+}
+
+void RecordStream::read_ahead() {
+  announce();
+  const Run run = run_from(next_);
+  announced_bytes_ -= std::min(announced_bytes_, run.bytes);
+  ahead_end_ = run.end;
+  ahead_offset_ = places_[next_].offset().value;
   ahead_bytes_ = 0;
-  if (ahead_end_ == next_ + 1) return;
+  if (run.end == run.first + 1) return;
   ahead_.resize(kReadBytes);
-  const auto got = segments_.read_raw(
-      first.segment(), first.offset(),
-      MutableByteSpan(ahead_).first(static_cast<std::size_t>(end - ahead_offset_)));
+  const auto got =
+      segments_.read_raw(places_[next_].segment(), places_[next_].offset(),
+                         MutableByteSpan(ahead_).first(static_cast<std::size_t>(run.bytes)));
   if (got) ahead_bytes_ = *got;
 }
 

@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <chrono>
 #include <filesystem>
 #include <map>
 #include <set>
@@ -13,6 +14,7 @@
 
 namespace vmshadow::store {
 
+namespace fs = std::filesystem;
 using format::JournalPosition;
 using format::RecordType;
 
@@ -142,11 +144,11 @@ void recover_segment(SegmentId segment, const ByteSource& source, bool is_last,
           recovery.torn_segment = segment;
           return;
         }
-        recovery.torn_tail = TornTail{{segment, SegmentOffset{region.offset}},
-                                      source.bytes() - region.offset,
-                                      region.what,
-                                      std::move(ahead->commits)};
-        recovery.tail = recovery.torn_tail->at;
+        recovery.tail = JournalPosition{segment, SegmentOffset{region.offset}};
+        if (!region.unwritten) {
+          recovery.torn_tail = TornTail{*recovery.tail, source.bytes() - region.offset, region.what,
+                                        std::move(ahead->commits)};
+        }
         return;
       }
       // With a skeleton the damage would be forgotten until somebody reads what it hit.
@@ -511,10 +513,15 @@ Result<Recovery> Recoverer::run() {
 /// How often reading starts over because a live store changed its segments meanwhile.
 constexpr int kAttemptsMax = 20;
 
-/// A segment's file as it was at some moment.
+/// Files' times tick more coarsely than writes come.
+constexpr std::chrono::milliseconds kTimeTick{20};
+
+/// A segment's file as it was at some moment. Space is reserved ahead of the writer, so the size
+/// alone does not tell that it writes.
 struct Seen {
   TierIndex tier{};
   std::uint64_t bytes{};
+  fs::file_time_type written;
   bool operator==(const Seen&) const = default;
 };
 using Sight = std::map<SegmentId, Seen>;
@@ -523,23 +530,28 @@ Result<Sight> look(const StoreDirectory& directory) {
   VMSHADOW_ASSIGN(const auto listing, directory.list());
   Sight sight;
   for (const StoreDirectory::SegmentFile& file : listing.segments) {
+    const std::string path = directory.segment_path(file.tier, file.id);
     std::error_code error;
-    const auto bytes =
-        std::filesystem::file_size(directory.segment_path(file.tier, file.id), error);
-    if (!error) sight[file.id] = {file.tier, bytes};
+    const auto bytes = fs::file_size(path, error);
+    if (error) continue;
+    const auto written = fs::last_write_time(path, error);
+    if (!error) sight[file.id] = {file.tier, bytes, written};
   }
   return sight;
 }
 
-/// Whether a segment that is called damaged is not what it was: it came, went or grew between two
-/// looks at it, and it was nobody's fault.
+/// Whether a segment that is called damaged is not what it was: it came, went or was written between
+/// two looks at it, and it was nobody's fault.
 bool is_blurred(const std::vector<Damage>& damage, const Sight& before, const Sight& after) {
   const auto seen = [](const Sight& sight, SegmentId id) {
     const auto found = sight.find(id);
     return found == sight.end() ? std::optional<Seen>() : found->second;
   };
+  const auto now = fs::file_time_type::clock::now();
   return std::any_of(damage.begin(), damage.end(), [&](const Damage& d) {
-    return seen(before, d.at.segment) != seen(after, d.at.segment);
+    const auto now_seen = seen(after, d.at.segment);
+    return seen(before, d.at.segment) != now_seen ||
+           (now_seen && now - now_seen->written < kTimeTick);
   });
 }
 

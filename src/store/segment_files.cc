@@ -49,6 +49,10 @@ Result<std::size_t> SegmentFiles::read_raw(SegmentId id, SegmentOffset offset,
   return io::read_at(fd->get(), offset.value, out);
 }
 
+void SegmentFiles::will_read(SegmentId id, SegmentOffset offset, std::uint64_t bytes) const {
+  if (const auto fd = file(id)) io::announce_reading((*fd)->get(), offset.value, bytes);
+}
+
 Status SegmentFiles::read(const RecordPlace& place, format::RecordType type, const Owner& owner,
                           Record& record) const {
   VMSHADOW_ASSIGN(const auto fd, file(place.segment()));

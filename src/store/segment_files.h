@@ -51,6 +51,8 @@ class SegmentFiles {
   /// is checked.
   [[nodiscard]] Result<std::size_t> read_raw(SegmentId id, SegmentOffset offset,
                                              MutableByteSpan out) const;
+  /// Says that these bytes are about to be read. Costs nothing if it does not work.
+  void will_read(SegmentId id, SegmentOffset offset, std::uint64_t bytes) const;
   /// Lets go of a segment that is no longer part of the store: its space is free once no image
   /// holds it any more.
   void forget(SegmentId id) const;

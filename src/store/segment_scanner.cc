@@ -19,6 +19,7 @@ namespace {
 constexpr std::size_t kWindowBytes = std::size_t{4} << 20;
 static_assert(kWindowBytes >
               format::kRecordPrefixBytes + format::kRecordBodyBytesMax + format::kRecordAlignment);
+constexpr std::size_t kZeroWindowBytes = std::size_t{64} << 10;
 /// What a failing disk loses at a time.
 constexpr std::size_t kUnreadableBytes = 4096;
 
@@ -87,7 +88,7 @@ std::uint64_t SegmentScanner::find_prefix(std::uint64_t from) {
 
 ScanItem SegmentScanner::bad(std::uint64_t end, std::string what,
                              std::optional<format::RecordPrefix> prefix) {
-  BadRegion region{offset_, end, std::move(what), prefix};
+  BadRegion region{offset_, end, std::move(what), prefix, false};
   offset_ = align(end);
   return region;
 }
@@ -98,6 +99,17 @@ void SegmentScanner::skip_seal_block() {
   if (is_zero(peek(offset_, static_cast<std::size_t>(bytes_ - offset_)))) offset_ = bytes_;
 }
 
+/// Space is reserved ahead of the writer: it is zero.
+bool SegmentScanner::rest_is_zero() {
+  for (std::uint64_t at = offset_; at < bytes_;) {
+    const ByteSpan bytes = peek(at, kZeroWindowBytes);
+    if (bytes.empty()) return true;  // the file became shorter
+    if (!is_zero(bytes)) return false;
+    at += bytes.size();
+  }
+  return true;
+}
+
 ScanItem SegmentScanner::next() {
   if (offset_ >= bytes_) return EndOfSegment{};
   const ByteSpan prefix_bytes = peek(offset_, format::kRecordPrefixBytes);
@@ -106,6 +118,11 @@ ScanItem SegmentScanner::next() {
   }
   const auto prefix = format::decode_prefix(prefix_bytes);
   if (!prefix) {
+    if (is_zero(prefix_bytes) && rest_is_zero()) {
+      BadRegion region{offset_, bytes_, "nothing is written here", std::nullopt, true};
+      offset_ = align(bytes_);
+      return region;
+    }
     std::uint64_t search_from = offset_ + format::kRecordAlignment;
     if (prefix.error().code == Errc::version) {
       // The prefix is whole and its layout frozen: its length can be trusted.

@@ -60,6 +60,7 @@ struct BadRegion {
   std::uint64_t end{};
   std::string what;
   std::optional<format::RecordPrefix> prefix;  ///< set if only the body is bad
+  bool unwritten = false;                      ///< nothing but zero bytes, up to the segment's end
 };
 struct EndOfSegment {};
 using ScanItem = std::variant<EndOfSegment, GoodRecord, BadRegion>;
@@ -77,6 +78,7 @@ class SegmentScanner {
   ByteSpan peek(std::uint64_t offset, std::size_t count);
   std::uint64_t find_prefix(std::uint64_t from);
   void skip_seal_block();
+  bool rest_is_zero();
   ScanItem bad(std::uint64_t end, std::string what,
                std::optional<format::RecordPrefix> prefix = std::nullopt);
 

@@ -6,6 +6,11 @@ namespace vmshadow::store {
 
 using format::RecordType;
 
+namespace {
+/// A piece is over its size by its last record, most of which are smaller than this.
+constexpr std::size_t kPieceSlackBytes = std::size_t{128} << 10;
+}  // namespace
+
 Session::Session(Ground ground, std::string vm_name, Generation generation, Epoch next_epoch)
     : ground_(std::move(ground)),
       vm_name_(std::move(vm_name)),
@@ -64,6 +69,9 @@ Status Session::take(ByteSpan record) {
     }
   }
   VMSHADOW_ASSIGN(const Placing placing, open_->tally.add(prefix, body));
+  if (open_->piece.bytes.capacity() == 0) {
+    open_->piece = ground_.log.new_piece(ground_.piece_bytes + kPieceSlackBytes);
+  }
   open_->piece.add(record, placing);
   if (open_->piece.bytes.size() < ground_.piece_bytes) return {};
   return ground_.log.append(open_->in_log, std::exchange(open_->piece, LogPiece{}));

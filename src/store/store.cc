@@ -98,6 +98,7 @@ Status settle(Recovery& recovery, io::FileSystem& files) {
   // What a killed process wrote may be in the page cache alone; truncating syncs as well.
   const std::uint64_t end = recovery.tail->offset.value;
   VMSHADOW_TRY(file->truncate(end));
+  recovery.catalog->set_bytes(id, end, false);
   if (recovery.tail_is_damaged) return {};
   const std::vector<std::byte> bytes =
       format::encode_segment_end(id, end, recovery.tail_skeleton, *recovery.tail);

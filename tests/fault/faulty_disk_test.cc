@@ -64,7 +64,7 @@ TEST_F(FaultyDiskTest, TellsOfEachOperationBeforeItHappens) {
     if (operation.kind == FaultyDisk::OperationKind::write) {
       EXPECT_EQ(operation.bytes, 100u);
       EXPECT_EQ(operation.path, path_);
-      EXPECT_EQ(contents(), "");
+      EXPECT_EQ(contents(), std::string(4096, '\0'));
     }
     kinds.push_back(operation.kind);
   });

@@ -33,6 +33,8 @@ class StoreDiskFullTest : public testing::Test {
     EXPECT_TRUE(store) << store.error().message;
     return std::move(*store);
   }
+  /// Too small a disk to reserve space on: what is written is what is used.
+  StoreDiskFullTest() { disk_.set_capacity(4 << 20); }
   test::TempDir temp_{test::TempDir::Where::memory};
   const std::string dir_ = temp_.file("store");
   test::FaultyDisk disk_;

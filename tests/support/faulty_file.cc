@@ -53,9 +53,28 @@ class FaultyFile final : public io::AppendFile {
     return {};
   }
 
-  Status preallocate(std::uint64_t) override {
+  Status preallocate(std::uint64_t end) override {
     const auto turn = disk_.next_operation(Kind::preallocate, path_);
-    if (turn.fault) return fail_errno(turn.error(), "'" + path_ + "': reserving space");
+    const std::uint64_t now = disk_.load(path_).now.size();
+    if (end <= now) return {};
+    int error = turn.error();
+    if (disk_.capacity_ && disk_.used_bytes_locked() + (end - now) > *disk_.capacity_) {
+      error = ENOSPC;
+    }
+    if (error != 0) return fail_errno(error, "'" + path_ + "': reserving space");
+    change(now, std::vector<std::byte>(end - now));
+    return {};
+  }
+
+  Status sync() override {
+    const auto turn = disk_.next_operation(Kind::sync, path_);
+    if (turn.fault) return fail_errno(turn.error(), "'" + path_ + "': syncing");
+    ++disk_.syncs_;
+    FaultyDisk::File& file = disk_.load(path_);
+    for (const FaultyDisk::Change& change : file.unsynced) {
+      FaultyDisk::apply(file.durable, change, 0, change.bytes.size());
+    }
+    file.unsynced.clear();
     return {};
   }
 
@@ -94,17 +113,6 @@ class FaultyFile final : public io::AppendFile {
     FaultyDisk::apply(file.now, change, 0, bytes.size());
     disk_.put(path_, change);
     file.unsynced.push_back(std::move(change));
-  }
-  Status sync() {
-    const auto turn = disk_.next_operation(Kind::sync, path_);
-    if (turn.fault) return fail_errno(turn.error(), "'" + path_ + "': syncing");
-    ++disk_.syncs_;
-    FaultyDisk::File& file = disk_.load(path_);
-    for (const FaultyDisk::Change& change : file.unsynced) {
-      FaultyDisk::apply(file.durable, change, 0, change.bytes.size());
-    }
-    file.unsynced.clear();
-    return {};
   }
 
   FaultyDisk& disk_;

@@ -59,7 +59,8 @@ TEST(SegmentScannerTest, StepsOverDamage) {
   EXPECT_EQ(scan(bytes), "good 0, bad 80-160: record prefix fails its checksum, good 160, end");
   bytes[0] = std::byte{0};
   EXPECT_THAT(scan(bytes), HasSubstr("bad 0-160: not a vmshadow record"));
-  EXPECT_THAT(scan(Bytes(1000)), HasSubstr("bad 0-1000: not a vmshadow record"));
+  EXPECT_EQ(scan(record(16) + Bytes(1000)), "good 0, bad 80-1080: nothing is written here, end");
+  EXPECT_THAT(scan(Bytes(1000) + record(16)), HasSubstr("bad 0-1000: not a vmshadow record"));
   EXPECT_EQ(scan(record(16, RecordType::hello) + record(0)),
             "bad 0-80: a record of type 0x101 does not belong in a journal, good 80, end");
   Bytes gap = record(1) + record(1);
