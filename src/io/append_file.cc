@@ -99,8 +99,7 @@ class RealFile final : public AppendFile {
   Status preallocate(std::uint64_t end) override {
     VMSHADOW_ASSIGN(const std::uint64_t now, file_bytes(fd_.get()));
     if (end <= now) return {};
-    if (::fallocate(fd_.get(), 0, static_cast<off_t>(now),
-                    static_cast<off_t>(end - now)) == 0) {
+    if (::fallocate(fd_.get(), 0, static_cast<off_t>(now), static_cast<off_t>(end - now)) == 0) {
       return {};
     }
     if (errno == EOPNOTSUPP || errno == ENOSYS || errno == ENODEV) {

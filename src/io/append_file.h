@@ -6,8 +6,8 @@
 // difference but the speed. Tests put a failing, tearing disk behind it.
 //
 // Threads: one thread at a time uses a FileSystem and the files it made (but for AppendFile::sync),
-// and the FileSystem outlives them. Threads that write side by side (journal, archiver, scrubber) each make their own;
-// two of them may not have the same file open for writing.
+// and the FileSystem outlives them. Threads that write side by side (journal, archiver, scrubber)
+// each make their own; two of them may not have the same file open for writing.
 #pragma once
 
 #include <cstdint>
@@ -41,10 +41,10 @@ class AppendFile {
   [[nodiscard]] virtual Status sync() = 0;
   /// Cuts the file to `bytes`, gives back what was reserved behind them and makes that durable.
   [[nodiscard]] virtual Status truncate(std::uint64_t bytes) = 0;
-  /// Reserves disk space for the file up to `end` and makes it so large, the rest zero: writes up to
-  /// there need no allocation, change no size, and so need not wait for one another. Durable with
-  /// the next sync. Only an offer: where it fails (Errc::unsupported, Errc::no_space) writes go on
-  /// as before.
+  /// Reserves disk space for the file up to `end` and makes it so large, the rest zero: writes up
+  /// to there need no allocation, change no size, and so need not wait for one another. Durable
+  /// with the next sync. Only an offer: where it fails (Errc::unsupported, Errc::no_space) writes
+  /// go on as before.
   [[nodiscard]] virtual Status preallocate(std::uint64_t end) = 0;
 };
 

@@ -102,8 +102,8 @@ class LogWriter {
   LogWriter(const LogWriter&) = delete;
   LogWriter& operator=(const LogWriter&) = delete;
 
-  /// An empty piece with room for about `bytes`, in memory that was used before if there is some: new
-  /// memory costs a page fault for each of its pages.
+  /// An empty piece with room for about `bytes`, in memory that was used before if there is some:
+  /// new memory costs a page fault for each of its pages.
   [[nodiscard]] LogPiece new_piece(std::size_t bytes);
   /// Queues a piece; blocks while the VM has too much waiting. Fails if the epoch already has.
   [[nodiscard]] Status append(const EpochInLogPtr& epoch, LogPiece piece);
@@ -235,8 +235,8 @@ class LogWriter {
   bool sync_failed_ = false;  ///< nobody knows what of that which was written is on the disk
   /// Null: no segment is open. Changed by the holder of writing_, who may read it without mutex_.
   std::shared_ptr<io::AppendFile> file_;
-  Written written_;            ///< what writing_'s holder has made of tail_ and skeleton_
-  Written durable_;            ///< what of it is durable
+  Written written_;              ///< what writing_'s holder has made of tail_ and skeleton_
+  Written durable_;              ///< what of it is durable
   std::deque<Request> pending_;  ///< what waits to be durable, in the log's order
   /// Epochs with pieces behind durable_, and where the last of them ends.
   std::deque<std::pair<EpochInLogPtr, SegmentOffset>> unsynced_;

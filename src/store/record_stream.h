@@ -1,7 +1,7 @@
 // Reads many records in the order of the disk. Records that lie close together in one segment come
-// in one read of about a MiB, and the kernel is told of the reads that follow, so that the disk works
-// while the caller does. If a read fails or ends short, each record is read by itself, so that
-// damage to one costs, and is blamed on, that one alone.
+// in one read of about a MiB, and the kernel is told of the reads that follow, so that the disk
+// works while the caller does. If a read fails or ends short, each record is read by itself, so
+// that damage to one costs, and is blamed on, that one alone.
 #pragma once
 
 #include <cstddef>
@@ -49,8 +49,8 @@ class RecordStream {
   const SegmentFiles::Owner& owner_;
   const std::span<const RecordPlace> places_;
   std::size_t next_ = 0;
-  std::size_t ahead_end_ = 0;  ///< places before this one were read ahead, or cannot be
-  std::size_t announced_end_ = 0;  ///< the kernel was told of the places before this one
+  std::size_t ahead_end_ = 0;          ///< places before this one were read ahead, or cannot be
+  std::size_t announced_end_ = 0;      ///< the kernel was told of the places before this one
   std::uint64_t announced_bytes_ = 0;  ///< of those, told but not read yet
   std::vector<std::byte> ahead_;
   std::uint64_t ahead_offset_ = 0;  ///< of ahead_[0] in the segment

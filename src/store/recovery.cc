@@ -540,8 +540,8 @@ Result<Sight> look(const StoreDirectory& directory) {
   return sight;
 }
 
-/// Whether a segment that is called damaged is not what it was: it came, went or was written between
-/// two looks at it, and it was nobody's fault.
+/// Whether a segment that is called damaged is not what it was: it came, went or was written
+/// between two looks at it, and it was nobody's fault.
 bool is_blurred(const std::vector<Damage>& damage, const Sight& before, const Sight& after) {
   const auto seen = [](const Sight& sight, SegmentId id) {
     const auto found = sight.find(id);

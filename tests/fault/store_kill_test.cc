@@ -1,6 +1,7 @@
-// A real process, killed with SIGKILL again and again while several VMs ship epochs and upkeep thins,
-// archives and scrubs: what it had acknowledged is there, bit for bit, and so is whatever else is
-// listed. (What a power cut may lose, the suites on a disk of the tests try: store_upkeep_test.cc.)
+// A real process, killed with SIGKILL again and again while several VMs ship epochs and upkeep
+// thins, archives and scrubs: what it had acknowledged is there, bit for bit, and so is whatever
+// else is listed. (What a power cut may lose, the suites on a disk of the tests try:
+// store_upkeep_test.cc.)
 
 #include <fcntl.h>
 #include <gtest/gtest.h>
@@ -172,7 +173,8 @@ class StoreKillTest : public testing::Test {
     }
   }
 
-  /// The newest epoch, and some others, are what their VM was: the writes of its generation up to it.
+  /// The newest epoch, and some others, are what their VM was: the writes of its generation up to
+  /// it.
   void compare(const ShadowReader& reader, std::size_t vm,
                const std::map<std::uint64_t, const EpochInfo*>& listed) {
     for (const auto& [generation, begin] : vms_[vm].begins) {

@@ -1,5 +1,5 @@
-// One store for 200 VMs: each has its epochs, exactly, and its quota; one that floods changes nothing
-// for the others.
+// One store for 200 VMs: each has its epochs, exactly, and its quota; one that floods changes
+// nothing for the others.
 
 #include <fmt/format.h>
 #include <gtest/gtest.h>
