@@ -3,6 +3,9 @@
 // Records are those of format/record.h, each already checked by itself (prefix, checksums, bounds).
 // Whether together they are an epoch (sequence, counts, chain) the store checks. It keeps them byte
 // for byte: the sidecar's checksums guard them from end to end.
+//
+// An epoch's records are labelled with the generation of the full epoch it builds on. Who may write
+// is another matter: each session has a generation of its own, and only the newest session goes on.
 #pragma once
 
 #include <chrono>
@@ -11,6 +14,7 @@
 
 #include <vmshadow/clock.h>
 #include <vmshadow/result.h>
+#include <vmshadow/shadow_reader.h>
 #include <vmshadow/types.h>
 
 namespace vmshadow {
@@ -30,6 +34,13 @@ class EpochSession {
   [[nodiscard]] virtual Generation generation() const = 0;
   /// The number the next epoch must carry.
   [[nodiscard]] virtual Epoch next_epoch() const = 0;
+  /// The newest committed epoch, for the peer to compare its pages with. Errc::not_found if there
+  /// is none, Errc::corrupt if it is known to be damaged.
+  [[nodiscard]] virtual Result<std::unique_ptr<EpochImage>> base() const = 0;
+  /// The peer knows every page of base(): the session's first epoch may carry that one's
+  /// generation, instead of generation(), and hold only what changed since. Before its first
+  /// record.
+  virtual void may_build_on_base() = 0;
   /// Takes one whole record (prefix and body) of the epoch next_epoch(). Copies what it keeps.
   [[nodiscard]] virtual Status append(ByteSpan record) = 0;
   /// Takes the record that ends the epoch, makes all of it durable, and only then returns.

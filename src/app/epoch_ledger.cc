@@ -75,7 +75,7 @@ void EpochLedger::report(const EpochStats& stats, const ship::CommittedEpoch& ep
   if (style_ == ReportStyle::json_lines) {
     const nlohmann::json line{{"event", "epoch"},
                               {"epoch", stats.epoch.value},
-                              {"full", full_pass},
+                              {"full", epoch.encoded.full},
                               {"pages", stats.pages},
                               {"zero_pages", stats.zero_pages},
                               {"unchanged_pages", epoch.encoded.unchanged_pages},
@@ -116,6 +116,19 @@ void EpochLedger::tick(std::optional<std::chrono::microseconds> lag) {
   last_line_ = now;
   fmt::print(out_, "\repoch {:>6}  lag {:>7.1f} ms  (no commit since)                        ",
              totals_.last ? totals_.last->value : 0, ms(*lag));
+  std::fflush(out_);
+}
+
+void EpochLedger::asking_store(const ship::BaseProgress& progress) {
+  const std::lock_guard lock(mutex_);
+  if (style_ == ReportStyle::json_lines) {
+    const nlohmann::json line{
+        {"event", "asking_store"}, {"pages", progress.pages}, {"of_at_most", progress.of}};
+    fmt::print(out_, "{}\n", line.dump());
+  } else if (style_ == ReportStyle::terminal) {
+    fmt::print(out_, "\rasking the store what it has: {} of at most {} pages  ", progress.pages,
+               progress.of);
+  }
   std::fflush(out_);
 }
 

@@ -31,6 +31,8 @@ class EpochLedger {
 
   /// To be called about once a second, also while nothing commits: shows the lag as it is now.
   void tick(std::optional<std::chrono::microseconds> lag);
+  /// Progress of asking the store what it has, before the first pass.
+  void asking_store(const ship::BaseProgress& progress);
   /// Progress of the first pass, for people.
   void first_pass(std::uint64_t pages);
 

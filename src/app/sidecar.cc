@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 #include <nlohmann/json.hpp>
 #include <spdlog/spdlog.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <utility>
@@ -48,17 +49,21 @@ struct Protection {
 
 void Protection::announce(const EpochStats& first) const {
   if (options.report == ReportStyle::json_lines) {
-    const nlohmann::json line{{"event", "attached"},
-                              {"vm", options.vm_name},
-                              {"generation", shipper.generation().value},
-                              {"epoch", first.epoch.value},
-                              {"pages", first.pages},
-                              {"source", "colo"}};
+    nlohmann::json line{{"event", "attached"},
+                        {"vm", options.vm_name},
+                        {"generation", shipper.generation().value},
+                        {"epoch", first.epoch.value},
+                        {"pages", first.pages},
+                        {"source", "colo"}};
+    const auto base = shipper.builds_on();
+    line["builds_on"] = base ? nlohmann::json(base->value) : nlohmann::json(nullptr);
     fmt::print(options.report_to, "{}\n", line.dump());
     std::fflush(options.report_to);
   } else {
-    spdlog::info("VM '{}' attached: generation {}, first pass {} pages in {} ms", options.vm_name,
-                 shipper.generation().value, first.pages, first.ram.count() / 1000);
+    const auto base = shipper.builds_on();
+    spdlog::info("VM '{}' attached: generation {}, first pass {} pages in {} ms{}", options.vm_name,
+                 shipper.generation().value, first.pages, first.ram.count() / 1000,
+                 base ? fmt::format(", compared with epoch {}", base->value) : std::string());
   }
 }
 
@@ -138,6 +143,24 @@ capture::ColoOptions source_options(const StopSignal& stop, capture::GuardFlags&
   return options;
 }
 
+/// No VM has more RAM than twice what its host has.
+std::uint64_t ram_bytes_max() {
+  return 2 * static_cast<std::uint64_t>(::sysconf(_SC_PHYS_PAGES)) *
+         static_cast<std::uint64_t>(::sysconf(_SC_PAGESIZE));
+}
+
+ship::ShipperOptions shipper_options(const SidecarOptions& options, const StopSignal& stop,
+                                     EpochLedger& ledger) {
+  ship::ShipperOptions to;
+  to.build_on_committed = !options.ship_all;
+  to.ram_bytes_max = ram_bytes_max();
+  to.on_base_progress = [&ledger](const ship::BaseProgress& progress) {
+    ledger.asking_store(progress);
+  };
+  to.cancelled = [&stop] { return stop.wait(io::deadline_after({})); };
+  return to;
+}
+
 enum class VmFate { runs_on, gone, unknown };
 
 // A monitor's connection can end without its VM: see whether QEMU still listens, and if so release
@@ -181,8 +204,10 @@ int run_sidecar(const SidecarOptions& options, const StopSignal& stop, capture::
   EpochLedger ledger(options.report, options.report_to);
   auto shipper = ship::EpochShipper::connect(
       options.store, options.vm_name, system_clock(),
-      [&ledger](const ship::CommittedEpoch& epoch) { ledger.committed(epoch); });
+      [&ledger](const ship::CommittedEpoch& epoch) { ledger.committed(epoch); },
+      shipper_options(options, stop, ledger));
   if (!shipper) {
+    if (shipper.error().code == Errc::cancelled) return kExitOk;  // nothing was touched yet
     say(shipper.error().message);
     return kExitFailed;
   }

@@ -25,6 +25,8 @@ struct SidecarOptions {
   std::optional<std::uint64_t> epochs;
   /// Protect RAM and devices of a VM that also has writable disks.
   bool ignore_disks = false;
+  /// Ship all RAM at the start, also where the store has most of it already.
+  bool ship_all = false;
   ReportStyle report = ReportStyle::quiet;
   std::FILE* report_to = stdout;
 };

@@ -50,6 +50,10 @@ int main(int argc, char** argv) {
       ->check(CLI::Range(std::uint64_t{50}, std::uint64_t{600'000}));
   cli.add_flag("--ignore-disks", options.ignore_disks,
                "protect RAM and devices of a VM that also has writable disks");
+  cli.add_flag(
+      "--ship-all", options.ship_all,
+      "ship all RAM at the start; otherwise only what differs from the newest epoch that the "
+      "store has of this VM");
   cli.add_flag("--json", json, "one JSON object a line on stdout: attached, epoch, summary");
   cli.add_flag("--quiet", quiet, "no status line and no summary");
   cli.add_flag("--verbose", verbose, "log more");

@@ -3,7 +3,10 @@
 #include <sys/random.h>
 #include <xxhash.h>
 
+#include <algorithm>
 #include <cerrno>
+
+#include "base/assert.h"
 
 namespace vmshadow {
 
@@ -17,6 +20,13 @@ Result<PageHasher> PageHasher::create() {
       static_cast<ssize_t>(hasher.secret_.size())) {
     return fail_errno(errno, "drawing the page hash secret");
   }
+  return hasher;
+}
+
+PageHasher PageHasher::with_secret(ByteSpan secret) {
+  PageHasher hasher;
+  VMSHADOW_ASSERT(secret.size() == kSecretBytes);
+  std::copy(secret.begin(), secret.end(), hasher.secret_.begin());
   return hasher;
 }
 

@@ -20,18 +20,22 @@ struct PageHash {
   bool operator==(const PageHash&) const = default;
 };
 
-/// XXH3-128 of pages under a secret drawn from the kernel's random source at construction: the hash
-/// means nothing outside this object. Immutable; safe from any thread.
+/// XXH3-128 of pages under a secret: the hash means nothing to who does not know it. Immutable;
+/// safe from any thread.
 class PageHasher {
  public:
+  static constexpr std::size_t kSecretBytes = 192;
   /// Draws a fresh secret with getrandom(2).
   [[nodiscard]] static Result<PageHasher> create();
+  /// Hashes as the one whose secret() it was. `secret` is kSecretBytes long.
+  [[nodiscard]] static PageHasher with_secret(ByteSpan secret);
+  [[nodiscard]] ByteSpan secret() const { return secret_; }
   /// The hash of kPageBytes bytes at `page`.
   [[nodiscard]] PageHash hash(const std::byte* page) const;
 
  private:
   PageHasher() = default;
-  alignas(64) std::array<std::byte, 192> secret_{};
+  alignas(64) std::array<std::byte, kSecretBytes> secret_{};
 };
 
 }  // namespace vmshadow

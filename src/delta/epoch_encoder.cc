@@ -60,13 +60,16 @@ void merge_runs(std::vector<ZeroRun>& runs) {
 }  // namespace
 
 struct EpochEncoder::State {
-  State(PageHasher page_hasher, VmId vm_id, Generation vm_generation)
-      : hasher(page_hasher), vm(vm_id), generation(vm_generation) {}
+  State(PageHasher page_hasher, VmId vm_id, Generation vm_generation,
+        std::optional<KnownEpoch> known_epoch)
+      : hasher(page_hasher), vm(vm_id), generation(vm_generation), base(std::move(known_epoch)) {}
 
   // Constant.
   PageHasher hasher;
   VmId vm;
-  Generation generation;
+
+  Generation generation;           ///< the records' label; constant from the first epoch on
+  std::optional<KnownEpoch> base;  ///< until the first epoch begins
 
   // Since the last full epoch began.
   std::vector<std::vector<PageHash>> known;  ///< by block and page
@@ -139,9 +142,32 @@ struct EpochEncoder::State {
     ++stats.zero_pages;
   }
 
+  /// Goes on from the base if `machine` is its machine. What is known is then all of its pages.
+  bool build_on_base(const MachineDescription& machine) {
+    const std::optional<KnownEpoch> from = std::exchange(base, std::nullopt);
+    if (!from || from->machine != machine) return false;
+    generation = from->generation;
+    zero_batch = kFirstZeroBatch + 1;  // no zero page of the base waits in a run
+    known.resize(from->hashes.size());
+    for (std::size_t block = 0; block < known.size(); ++block) {
+      const std::vector<PageHash>& hashes = from->hashes[block];
+      VMSHADOW_ASSERT(hashes.size() == machine.layout.blocks[block].pages());
+      known[block].resize(hashes.size());
+      std::transform(hashes.begin(), hashes.end(), known[block].begin(), [](PageHash hash) {
+        return hash == PageHash{} ? PageHash{kFirstZeroBatch, 0} : as_state(hash);
+      });
+    }
+    return true;
+  }
+
+  /// A hash, kept clear of the two states that are none.
+  static PageHash as_state(PageHash hash) {
+    if (hash.high == 0) hash.high = 1;
+    return hash;
+  }
+
   void add_data(PageKey key, const std::byte* page, PageHash& state, std::vector<std::byte>& out) {
-    PageHash hash = hasher.hash(page);
-    if (hash.high == 0) hash.high = 1;  // keep clear of the two states that are not hashes
+    const PageHash hash = as_state(hasher.hash(page));
     if (state == hash) {
       ++stats.unchanged_pages;
       return;
@@ -157,10 +183,12 @@ struct EpochEncoder::State {
   }
 };
 
-EpochEncoder::EpochEncoder(PageHasher hasher, VmId vm, Generation generation)
-    : state_(std::make_unique<State>(hasher, vm, generation)) {}
+EpochEncoder::EpochEncoder(PageHasher hasher, VmId vm, Generation generation,
+                           std::optional<KnownEpoch> known)
+    : state_(std::make_unique<State>(hasher, vm, generation, std::move(known))) {}
 EpochEncoder::~EpochEncoder() = default;
 EpochEncoder::EpochEncoder(EpochEncoder&&) noexcept = default;
+EpochEncoder& EpochEncoder::operator=(EpochEncoder&&) noexcept = default;
 
 void EpochEncoder::begin(const EpochBegin& begin, std::vector<std::byte>& out) {
   State& s = *state_;
@@ -168,12 +196,13 @@ void EpochEncoder::begin(const EpochBegin& begin, std::vector<std::byte>& out) {
   VMSHADOW_ASSERT(begin.full || !s.known.empty());
   VMSHADOW_ASSERT(!begin.full || begin.machine != nullptr);
   s.open = true;
-  s.full = begin.full;
+  s.full = begin.full && !s.build_on_base(*begin.machine);
   s.epoch = begin.epoch;
   s.sequence = 0;
   s.chain = 0;
   s.stats = {};
-  if (!begin.full) return;
+  s.stats.full = s.full;
+  if (!s.full) return;
 
   const std::vector<RamBlock>& blocks = begin.machine->layout.blocks;
   VMSHADOW_ASSERT(!blocks.empty());
@@ -240,6 +269,7 @@ void EpochEncoder::abandon() {
   s.open = false;
   s.group_pages = 0;
   s.zero_runs.clear();
+  s.base.reset();
   s.known.clear();  // what the far side holds is no longer what we noted
 }
 

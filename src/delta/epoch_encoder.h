@@ -9,8 +9,10 @@
 
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <vector>
 
+#include <vmshadow/machine.h>
 #include <vmshadow/page_sink.h>
 #include <vmshadow/result.h>
 #include <vmshadow/types.h>
@@ -26,17 +28,32 @@ struct EncodeStats {
   std::uint64_t zero_pages{};       ///< stored in runs
   std::uint64_t data_pages{};       ///< stored in groups
   std::uint64_t record_bytes{};     ///< everything appended to `out`, prefixes included
+  bool full{};                      ///< it needs no epoch before it
+};
+
+/// A committed epoch that the far side holds: what the first full pass is compared with, so that
+/// only what changed since is stored.
+struct KnownEpoch {
+  Epoch epoch;
+  Generation generation;  ///< its records' label
+  MachineDescription machine;
+  /// By block and page of machine.layout: made with the encoder's own hasher; {} for a zero page.
+  std::vector<std::vector<PageHash>> hashes;
 };
 
 class EpochEncoder {
  public:
-  /// Records are made for this VM and generation. Keeps 16 bytes per guest page.
-  EpochEncoder(PageHasher hasher, VmId vm, Generation generation);
+  /// Records are made for this VM and generation. Keeps 16 bytes per guest page. If the first full
+  /// pass is of the very machine of `known`, its epoch builds on that one: it is no full one, and
+  /// it and all that follow are labelled with that one's generation.
+  EpochEncoder(PageHasher hasher, VmId vm, Generation generation,
+               std::optional<KnownEpoch> known = {});
   ~EpochEncoder();
   EpochEncoder(EpochEncoder&&) noexcept;
+  EpochEncoder& operator=(EpochEncoder&&) noexcept;
 
-  /// Opens an epoch. A full one forgets all earlier pages and starts with the machine record; the
-  /// first epoch ever must be full.
+  /// Opens an epoch. A full pass forgets all earlier pages and starts with the machine record,
+  /// unless it is the first and builds on a known epoch; the first epoch ever must be a full pass.
   void begin(const EpochBegin& begin, std::vector<std::byte>& out);
   /// Pages must lie inside the layout given with the full epoch (asserted: capture has checked).
   void add(const PageBatch& batch, std::vector<std::byte>& out);

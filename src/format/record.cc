@@ -22,6 +22,9 @@ bool is_known(RecordType type) {
     case RecordType::refusal:
     case RecordType::ping:
     case RecordType::pong:
+    case RecordType::base_query:
+    case RecordType::base_hashes:
+    case RecordType::base_end:
     case RecordType::commit:
     case RecordType::grant:
     case RecordType::pad:

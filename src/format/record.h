@@ -42,6 +42,9 @@ enum class RecordType : std::uint16_t {
   refusal = 0x104,
   ping = 0x105,
   pong = 0x106,
+  base_query = 0x107,   ///< what a new session may build on, asked for
+  base_hashes = 0x108,  ///< hashes of its pages
+  base_end = 0x109,     ///< all of them were sent, or why there are none
   // Of the journal: made by the store, never shipped.
   commit = 0x201,
   grant = 0x202,

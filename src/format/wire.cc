@@ -30,11 +30,37 @@ struct RefusalBytes {
   le16 text_bytes;
   le32 reserved;
 };
+struct BaseHashesBytes {
+  le32 count;
+  le32 reserved;
+};
+struct BaseHashBytes {
+  le64 key;
+  le64 low, high;
+};
+struct BaseEndBytes {
+  le64 data_pages;
+  le16 text_bytes;
+  le16 reserved16;
+  le32 reserved32;
+};
 static_assert(sizeof(HelloBytes) == 16 && sizeof(WelcomeBytes) == 24 && sizeof(AckBytes) == 16 &&
-              sizeof(RefusalBytes) == 8);
+              sizeof(RefusalBytes) == 8 && sizeof(BaseHashesBytes) == 8 &&
+              sizeof(BaseHashBytes) == 24 && sizeof(BaseEndBytes) == 16);
+static_assert(sizeof(BaseHashesBytes) + kBaseHashesMax * sizeof(BaseHashBytes) <=
+              kRecordBodyBytesMax);
 
 tl::unexpected<Error> malformed_message(std::string_view record) {
   return fail(Errc::protocol, fmt::format("malformed {} record", record));
+}
+
+/// A peer's sentence, fit for a terminal.
+std::string printable(ByteSpan text) {
+  std::string printed(reinterpret_cast<const char*>(text.data()), text.size());
+  std::replace_if(
+      printed.begin(), printed.end(),
+      [](char c) { return static_cast<unsigned char>(c) < 0x20 || c == 0x7f; }, '?');
+  return printed;
 }
 
 }  // namespace
@@ -73,6 +99,32 @@ void append_body(std::vector<std::byte>& out, const Refusal& refusal) {
   bytes.text_bytes = static_cast<std::uint16_t>(text_bytes);
   append_struct(out, bytes);
   append_bytes(out, std::as_bytes(std::span(refusal.text)).first(text_bytes));
+}
+
+void append_body(std::vector<std::byte>& out, const BaseQuery& query) {
+  append_bytes(out, query.secret);
+}
+
+void append_body(std::vector<std::byte>& out, const BaseHashes& hashes) {
+  BaseHashesBytes head;
+  head.count = static_cast<std::uint32_t>(hashes.pages.size());
+  append_struct(out, head);
+  for (const BaseHashes::Page& page : hashes.pages) {
+    BaseHashBytes bytes;
+    bytes.key = page.key.packed();
+    bytes.low = page.hash.low;
+    bytes.high = page.hash.high;
+    append_struct(out, bytes);
+  }
+}
+
+void append_body(std::vector<std::byte>& out, const BaseEnd& end) {
+  const std::size_t text_bytes = std::min(end.why_not.size(), kRefusalTextBytesMax);
+  BaseEndBytes bytes;
+  bytes.data_pages = end.data_pages;
+  bytes.text_bytes = static_cast<std::uint16_t>(text_bytes);
+  append_struct(out, bytes);
+  append_bytes(out, std::as_bytes(std::span(end.why_not)).first(text_bytes));
 }
 
 Result<Hello> decode_hello(ByteSpan body) {
@@ -142,11 +194,44 @@ Result<Refusal> decode_refusal(ByteSpan body) {
   refusal.code = code >= 1 && code <= static_cast<std::uint16_t>(Errc::cancelled)
                      ? static_cast<Errc>(code)
                      : Errc::io;
-  refusal.text.assign(reinterpret_cast<const char*>(text.data()), text.size());
-  std::replace_if(
-      refusal.text.begin(), refusal.text.end(),
-      [](char c) { return static_cast<unsigned char>(c) < 0x20 || c == 0x7f; }, '?');
+  refusal.text = printable(text);
   return refusal;
+}
+
+Result<BaseQuery> decode_base_query(ByteSpan body) {
+  BodyReader reader(body);
+  BaseQuery query;
+  if (!reader.read(query.secret) || !reader.empty()) return malformed_message("base_query");
+  return query;
+}
+
+Result<BaseHashes> decode_base_hashes(ByteSpan body) {
+  BodyReader reader(body);
+  BaseHashesBytes head;
+  if (!reader.read(head) || head.reserved.get() != 0 || head.count.get() == 0 ||
+      head.count.get() > kBaseHashesMax ||
+      reader.rest().size() != head.count.get() * sizeof(BaseHashBytes)) {
+    return malformed_message("base_hashes");
+  }
+  BaseHashes hashes;
+  hashes.pages.reserve(head.count.get());
+  for (BaseHashBytes bytes; reader.read(bytes);) {
+    hashes.pages.push_back(
+        {PageKey::unpack(bytes.key.get()), PageHash{bytes.low.get(), bytes.high.get()}});
+  }
+  return hashes;
+}
+
+Result<BaseEnd> decode_base_end(ByteSpan body) {
+  BodyReader reader(body);
+  BaseEndBytes bytes;
+  ByteSpan text;
+  if (!reader.read(bytes) || bytes.reserved16.get() != 0 || bytes.reserved32.get() != 0 ||
+      bytes.text_bytes.get() > kRefusalTextBytesMax ||
+      !reader.read_bytes(bytes.text_bytes.get(), text) || !reader.empty()) {
+    return malformed_message("base_end");
+  }
+  return BaseEnd{bytes.data_pages.get(), printable(text)};
 }
 
 Result<std::uint16_t> choose_version(const Hello& hello) {

@@ -1,6 +1,7 @@
 #include "ship/epoch_shipper.h"
 
 #include <fmt/format.h>
+#include <spdlog/spdlog.h>
 
 #include <utility>
 
@@ -26,17 +27,32 @@ Result<std::unique_ptr<EpochShipper>> EpochShipper::connect(const io::TcpAddress
                                                             ShipperOptions options) {
   VMSHADOW_ASSIGN(auto hasher, PageHasher::create());
   VMSHADOW_ASSIGN(auto sender, Sender::connect(store, vm_name, options.sender));
-  delta::EpochEncoder encoder(hasher, vm_id(vm_name), sender->welcome().generation);
+  const format::Welcome& welcome = sender->welcome();
+  BaseAnswer base;
+  if (options.build_on_committed && welcome.next_epoch != Epoch{0}) {
+    BaseRequest request;
+    request.ram_bytes_max = options.ram_bytes_max;
+    request.on_progress = options.on_base_progress;
+    request.cancelled = options.cancelled;
+    VMSHADOW_ASSIGN(base, sender->fetch_base(hasher, std::move(request)));
+    if (!base.known) spdlog::info("all of VM '{}' is shipped again: {}", vm_name, base.why_not);
+  }
+  const std::optional<Epoch> builds_on =
+      base.known ? std::optional(base.known->epoch) : std::nullopt;
+  delta::EpochEncoder encoder(hasher, vm_id(vm_name), welcome.generation, std::move(base.known));
   return std::unique_ptr<EpochShipper>(new EpochShipper(std::move(sender), std::move(encoder),
-                                                        clock, std::move(on_commit), options));
+                                                        builds_on, clock, std::move(on_commit),
+                                                        std::move(options)));
 }
 
 EpochShipper::EpochShipper(std::unique_ptr<Sender> sender, delta::EpochEncoder encoder,
-                           const Clock& clock, CommitHandler on_commit, ShipperOptions options)
+                           std::optional<Epoch> builds_on, const Clock& clock,
+                           CommitHandler on_commit, ShipperOptions options)
     : sender_(std::move(sender)),
+      builds_on_(builds_on),
       clock_(clock),
       on_commit_(std::move(on_commit)),
-      options_(options),
+      options_(std::move(options)),
       encoder_(std::move(encoder)) {
   sender_->start([this](Epoch epoch, const format::Ack& ack) { on_ack(epoch, ack); },
                  [this](const Error& error) { set_failure(error); });

@@ -45,6 +45,13 @@ struct CommittedEpoch {
 
 struct ShipperOptions {
   SenderOptions sender;
+  /// Asks the store for what it has of the VM, so that only what changed since is shipped.
+  bool build_on_committed = true;
+  /// What the VM may have at most: bounds what a store can make us allocate.
+  std::uint64_t ram_bytes_max = kRamBlockBytesMax;
+  /// While the store is asked; both may be empty, see BaseRequest.
+  std::function<void(const BaseProgress&)> on_base_progress;
+  std::function<bool()> cancelled;
   /// Queued page memory above which the capture is asked to wait.
   std::size_t queued_bytes_max = std::size_t{64} << 20;
   /// Epochs cut but not acknowledged, above which the capture is asked to wait.
@@ -66,6 +73,8 @@ class EpochShipper final : public PageSink {
 
   [[nodiscard]] Generation generation() const { return sender_->welcome().generation; }
   [[nodiscard]] Epoch first_epoch() const { return sender_->welcome().next_epoch; }
+  /// The committed epoch that the first one will build on, if it is of the same machine.
+  [[nodiscard]] std::optional<Epoch> builds_on() const { return builds_on_; }
 
   void begin_epoch(const EpochBegin& begin) override;
   void add(PageBatch batch) override;
@@ -93,8 +102,9 @@ class EpochShipper final : public PageSink {
     delta::EncodeStats encoded;
   };
 
-  EpochShipper(std::unique_ptr<Sender> sender, delta::EpochEncoder encoder, const Clock& clock,
-               CommitHandler on_commit, ShipperOptions options);
+  EpochShipper(std::unique_ptr<Sender> sender, delta::EpochEncoder encoder,
+               std::optional<Epoch> builds_on, const Clock& clock, CommitHandler on_commit,
+               ShipperOptions options);
   void run();
   [[nodiscard]] Status encode_and_send(Item item);
   [[nodiscard]] Status send_encoded(std::size_t keep_below);
@@ -102,6 +112,7 @@ class EpochShipper final : public PageSink {
   void set_failure(const Error& error);
 
   std::unique_ptr<Sender> sender_;
+  const std::optional<Epoch> builds_on_;
   const Clock& clock_;
   const CommitHandler on_commit_;
   const ShipperOptions options_;

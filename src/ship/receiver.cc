@@ -8,6 +8,7 @@
 #include <utility>
 
 #include "format/wire.h"
+#include "ship/base_exchange.h"
 
 namespace vmshadow::ship {
 namespace {
@@ -133,14 +134,18 @@ Status Receiver::serve_session(Connection& connection) {
                                    format::Welcome{version, 0, generation, session->next_epoch()});
   VMSHADOW_TRY(channel.write(welcome, io::deadline_after(kReplyWithin)));
 
+  bool asked = version < format::kWireVersionWithBase;  // once, before the first epoch
+  std::optional<Generation> base;
   for (;;) {
     VMSHADOW_ASSIGN(const RecordChannel::Record record,
                     channel.read(io::deadline_after(options_.silence)));
     const format::RecordHead& head = record.prefix.head;
-    if (head.vm != vm || head.generation != generation) {
+    if (head.vm != vm || (head.generation != generation && head.generation != base)) {
       return fail(Errc::protocol, "a record of another VM or generation");
     }
-    if (head.type == RecordType::ping) {
+    if (head.type == RecordType::base_query && !std::exchange(asked, true)) {
+      VMSHADOW_ASSIGN(base, answer_base_query(channel, vm, record.body(), *session));
+    } else if (head.type == RecordType::ping) {
       std::vector<std::byte> pong;
       format::append_record(pong, {RecordType::pong, 0, vm, generation, {}}, {});
       VMSHADOW_TRY(channel.write(pong, io::deadline_after(kReplyWithin)));
@@ -150,12 +155,30 @@ Status Receiver::serve_session(Connection& connection) {
                                    format::Ack{receipt.committed_wall, receipt.sync});
       VMSHADOW_TRY(channel.write(ack, io::deadline_after(kReplyWithin)));
     } else if (format::is_epoch_record(head.type)) {
+      asked = true;
       VMSHADOW_TRY(session->append(record.bytes));
     } else {
       return fail(Errc::protocol, fmt::format("a record of type {:#05x} from a sidecar",
                                               static_cast<unsigned>(head.type)));
     }
   }
+}
+
+Result<std::optional<Generation>> Receiver::answer_base_query(RecordChannel& channel,
+                                                              const VmId& vm, ByteSpan body,
+                                                              EpochSession& session) const {
+  VMSHADOW_ASSIGN(const format::BaseQuery query, format::decode_base_query(body));
+  const auto image = session.base();
+  if (!image) {
+    VMSHADOW_TRY(send_no_base(channel, vm, image.error().message, options_.silence));
+    return std::nullopt;
+  }
+  VMSHADOW_ASSIGN(
+      const bool whole,
+      send_base(channel, vm, **image, PageHasher::with_secret(query.secret), options_.silence));
+  if (!whole) return std::nullopt;
+  session.may_build_on_base();
+  return (*image)->info().generation;
 }
 
 }  // namespace vmshadow::ship

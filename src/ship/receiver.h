@@ -56,6 +56,10 @@ class Receiver {
   void reap_finished();
   void serve_connection(Connection& connection);
   [[nodiscard]] Status serve_session(Connection& connection);
+  /// Answers a base_query: the label that the session's records may carry besides its generation.
+  [[nodiscard]] Result<std::optional<Generation>> answer_base_query(RecordChannel& channel,
+                                                                    const VmId& vm, ByteSpan body,
+                                                                    EpochSession& session) const;
 
   UniqueFd listener_;
   const std::uint16_t port_;

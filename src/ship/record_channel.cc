@@ -4,6 +4,9 @@
 #include <sys/socket.h>
 
 #include <cstring>
+#include <utility>
+
+#include "format/wire.h"
 
 namespace vmshadow::ship {
 namespace {
@@ -71,5 +74,15 @@ void RecordChannel::linger(io::Deadline deadline) {
 }
 
 void RecordChannel::shut_down() { ::shutdown(fd_.get(), SHUT_RDWR); }
+
+Error refusal_or_unexpected(const RecordChannel::Record& record) {
+  if (record.prefix.head.type == format::RecordType::refusal) {
+    auto refusal = format::decode_refusal(record.body());
+    if (!refusal) return std::move(refusal).error();
+    return Error{refusal->code, std::move(refusal->text)};
+  }
+  return Error{Errc::protocol, fmt::format("the store sent an unexpected record of type {:#05x}",
+                                           static_cast<unsigned>(record.prefix.head.type))};
+}
 
 }  // namespace vmshadow::ship

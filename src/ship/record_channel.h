@@ -53,4 +53,8 @@ class RecordChannel {
   std::size_t filled_ = 0;
 };
 
+/// A record that a sidecar did not expect from its store: its refusal as an error, anything else as
+/// Errc::protocol.
+[[nodiscard]] Error refusal_or_unexpected(const RecordChannel::Record& record);
+
 }  // namespace vmshadow::ship

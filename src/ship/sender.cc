@@ -14,16 +14,6 @@ namespace {
 // Written at a time, so that a slow link shows its progress.
 constexpr std::size_t kPieceBytes = std::size_t{64} << 10;
 
-Error refused(const format::RecordPrefix& prefix, ByteSpan body) {
-  if (prefix.head.type == format::RecordType::refusal) {
-    auto refusal = format::decode_refusal(body);
-    if (!refusal) return std::move(refusal).error();
-    return Error{refusal->code, std::move(refusal->text)};
-  }
-  return Error{Errc::protocol, fmt::format("the store sent an unexpected record of type {:#05x}",
-                                           static_cast<unsigned>(prefix.head.type))};
-}
-
 }  // namespace
 
 Result<std::unique_ptr<Sender>> Sender::connect(const io::TcpAddress& store,
@@ -56,8 +46,8 @@ Result<std::unique_ptr<Sender>> Sender::connect(const io::TcpAddress& store,
   auto reply = channel.read(deadline, format::kWireBodyBytesMax);
   if (!reply) return fail(std::move(reply).error().with_context(what));
   if (reply->prefix.head.type != format::RecordType::welcome) {
-    return fail(refused(reply->prefix, reply->body())
-                    .with_context(fmt::format("the store at {} refuses", store.text())));
+    return fail(refusal_or_unexpected(*reply).with_context(
+        fmt::format("the store at {} refuses", store.text())));
   }
   VMSHADOW_ASSIGN(format::Welcome welcome, format::decode_welcome(reply->body()));
   return std::unique_ptr<Sender>(
@@ -74,6 +64,24 @@ Sender::Sender(RecordChannel channel, format::Welcome welcome, VmId vm, std::str
       progress_(io::Deadline::clock::now()) {}
 
 Sender::~Sender() { close(); }
+
+Result<BaseAnswer> Sender::fetch_base(const PageHasher& hasher, BaseRequest request) {
+  VMSHADOW_ASSERT(!listener_.joinable());
+  if (welcome_.version < format::kWireVersionWithBase) {
+    return BaseAnswer{std::nullopt, fmt::format("the store speaks protocol version {}, which "
+                                                "cannot tell what it has",
+                                                welcome_.version)};
+  }
+  request.vm = vm_;
+  request.granted = welcome_.generation;
+  request.silence = options_.silence;
+  auto answer = ship::fetch_base(channel_, request, hasher);
+  if (!answer) {
+    return fail(std::move(answer).error().with_context(
+        fmt::format("asking the store at {} what it has", store_text_)));
+  }
+  return answer;
+}
 
 void Sender::start(AckHandler on_ack, FailureHandler on_failure) {
   VMSHADOW_ASSERT(!listener_.joinable());
@@ -147,7 +155,7 @@ Status Sender::listen_until_failure() {
       case format::RecordType::pong:
         break;
       default:
-        return fail(refused(record.prefix, record.body()));
+        return fail(refusal_or_unexpected(record));
     }
   }
 }

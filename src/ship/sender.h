@@ -19,6 +19,7 @@
 
 #include "format/wire.h"
 #include "io/socket.h"
+#include "ship/base_exchange.h"
 #include "ship/record_channel.h"
 
 namespace vmshadow::ship {
@@ -42,6 +43,9 @@ class Sender {
                                                                SenderOptions options = {});
   ~Sender();
 
+  /// Asks what the store has of the VM (ship/base_exchange.h). Before start(). Of `request` only
+  /// ram_bytes_max and the functions count.
+  [[nodiscard]] Result<BaseAnswer> fetch_base(const PageHasher& hasher, BaseRequest request);
   /// Starts the listening thread. Once.
   void start(AckHandler on_ack, FailureHandler on_failure);
   /// Sends whole records; blocks while the link does. Errc::timed_out once it took nothing for

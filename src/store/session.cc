@@ -2,6 +2,10 @@
 
 #include <fmt/format.h>
 
+#include <utility>
+
+#include "base/assert.h"
+
 namespace vmshadow::store {
 
 using format::RecordType;
@@ -16,7 +20,8 @@ Session::Session(Ground ground, std::string vm_name, Generation generation, Epoc
       vm_name_(std::move(vm_name)),
       vm_(vm_id(vm_name_)),
       generation_(generation),
-      next_epoch_(next_epoch) {}
+      next_epoch_(next_epoch),
+      label_(generation) {}
 
 Session::~Session() {
   abandon();
@@ -27,10 +32,33 @@ std::string Session::epoch_text() const {
   return fmt::format("epoch {} of VM '{}'", next_epoch_.value, vm_name_);
 }
 
+Result<std::unique_ptr<EpochImage>> Session::base() const {
+  if (next_epoch_ == Epoch{0}) {
+    return fail(Errc::not_found, fmt::format("no epoch of VM '{}' was committed yet", vm_name_));
+  }
+  return ground_.reader.open(vm_name_, Epoch{next_epoch_.value - 1});
+}
+
+void Session::may_build_on_base() {
+  VMSHADOW_ASSERT(!open_ && machine_ == nullptr);
+  if (const auto chain = ground_.index.chain(vm_name_, Epoch{next_epoch_.value - 1})) {
+    base_ = chain->back();
+  }
+}
+
+void Session::choose_label(ByteSpan record) {
+  const EpochIndexPtr base = std::exchange(base_, nullptr);
+  if (base == nullptr || record.size() < format::kRecordPrefixBytes) return;
+  const auto prefix = format::decode_prefix(record);
+  if (!prefix || prefix->head.generation != base->info.generation) return;
+  label_ = base->info.generation;
+  machine_ = base->machine;
+}
+
 void Session::open_epoch() {
   open_.emplace(machine_);
   open_->in_log = std::make_shared<EpochInLog>();
-  open_->in_log->head = {RecordType::commit, 0, vm_, generation_, next_epoch_};
+  open_->in_log->head = {RecordType::commit, 0, vm_, label_, next_epoch_};
   open_->in_log->vm_name = vm_name_;
 }
 
@@ -41,11 +69,11 @@ Result<format::RecordPrefix> Session::check_record(ByteSpan record) const {
   VMSHADOW_ASSIGN(const format::RecordPrefix prefix, format::decode_prefix(record));
   VMSHADOW_TRY(format::check_body(prefix, record.subspan(format::kRecordPrefixBytes)));
   if (prefix.head.vm != vm_) return fail(Errc::protocol, "a record is another VM's");
-  if (prefix.head.generation != generation_) {
-    const bool stale = prefix.head.generation < generation_;
+  if (prefix.head.generation != label_) {
+    const bool stale = prefix.head.generation < label_;
     return fail(stale ? Errc::stale_generation : Errc::protocol,
-                fmt::format("a record is of generation {}, the session of {}",
-                            prefix.head.generation.value, generation_.value));
+                fmt::format("a record is of generation {}, the session's are of {}",
+                            prefix.head.generation.value, label_.value));
   }
   if (prefix.head.epoch != next_epoch_) {
     return fail(Errc::protocol, fmt::format("a record is of epoch {}, but epoch {} is next",
@@ -78,7 +106,10 @@ Status Session::take(ByteSpan record) {
 }
 
 Status Session::append(ByteSpan record) {
-  if (!open_) open_epoch();
+  if (!open_) {
+    choose_label(record);
+    open_epoch();
+  }
   if (!open_->failure) {
     if (auto taken = take(record); !taken) {
       open_->failure = std::move(taken).error().with_context(epoch_text());
@@ -125,13 +156,12 @@ Result<CommitReceipt> Session::finish(ByteSpan end_record) {
   if (!committed) return refused(std::move(committed).error());
 
   auto epoch = std::make_shared<EpochIndex>();
-  epoch->info =
-      make_epoch_info(next_epoch_, generation_, tally, &*summary, committed->recorded_wall);
+  epoch->info = make_epoch_info(next_epoch_, label_, tally, &*summary, committed->recorded_wall);
   epoch->machine = machine_ = tally.machine();
   epoch->pages = std::move(pages);
   epoch->places = std::move(open_->in_log->places);
   epoch->places.groups.shrink_to_fit();
-  // What is not full adds to the epoch before: the first of a session is full.
+  // What is not full adds to the epoch before: the first of a session is full, or adds to the base.
   if (!epoch->info.full) epoch->previous = Epoch{next_epoch_.value - 1};
   set_uses(*epoch);
   ground_.index.add_epoch(vm_, std::move(epoch));

@@ -28,6 +28,7 @@ class Session final : public EpochSession {
   struct Ground {
     LogWriter& log;
     JournalIndex& index;
+    const ShadowReader& reader;
     std::size_t piece_bytes;
     std::function<void()> closed;  ///< called by the destructor, once
   };
@@ -36,6 +37,8 @@ class Session final : public EpochSession {
 
   [[nodiscard]] Generation generation() const override { return generation_; }
   [[nodiscard]] Epoch next_epoch() const override { return next_epoch_; }
+  [[nodiscard]] Result<std::unique_ptr<EpochImage>> base() const override;
+  void may_build_on_base() override;
   [[nodiscard]] Status append(ByteSpan record) override;
   [[nodiscard]] Result<CommitReceipt> commit(ByteSpan end_record) override;
   void abandon() override;
@@ -51,6 +54,8 @@ class Session final : public EpochSession {
   [[nodiscard]] Result<format::RecordPrefix> check_record(ByteSpan record) const;
   [[nodiscard]] Status take(ByteSpan record);
   [[nodiscard]] Result<CommitReceipt> finish(ByteSpan end_record);
+  /// Settles, at the session's first record, what its epochs build on.
+  void choose_label(ByteSpan record);
   void open_epoch();
   [[nodiscard]] std::string epoch_text() const;
 
@@ -59,7 +64,10 @@ class Session final : public EpochSession {
   const VmId vm_;
   const Generation generation_;
   Epoch next_epoch_;
-  MachinePtr machine_;  ///< of this generation's last full epoch; null before the first
+  /// What its records are labelled with: the generation of the full epoch they build on.
+  Generation label_;
+  MachinePtr machine_;  ///< of that epoch; null before there is one
+  EpochIndexPtr base_;  ///< what the first epoch may build on
   std::optional<OpenEpoch> open_;
 };
 

@@ -29,6 +29,7 @@ struct Store::State {
   std::shared_ptr<SegmentCatalog> catalog;
   std::shared_ptr<JournalIndex> index;
   std::shared_ptr<SegmentFiles> segments;
+  std::unique_ptr<Reader> reader;  ///< the sessions'
   std::uint64_t generation_slack{};
   std::unique_ptr<VmStates> states;
   std::unique_ptr<LogWriter> log;
@@ -152,6 +153,7 @@ Result<std::unique_ptr<Store>> Store::open(const std::string& path, const Clock&
   state->catalog = recovery.catalog;
   state->index = recovery.index;
   state->segments = std::make_shared<SegmentFiles>(state->catalog);
+  state->reader = std::make_unique<Reader>(state->index, state->segments);
   if (recovery.unknown_bytes > 0) {
     // Raised for all, so that each segment from now on says so: the damage may be gone tomorrow.
     state->generation_slack = recovery.unknown_bytes / kGrantRecordBytesMin + 1;
@@ -204,7 +206,7 @@ Result<std::unique_ptr<EpochSession>> Store::open_session(const std::string& vm_
         std::move(granted).error().with_context(fmt::format("no session for VM '{}'", vm_name)));
   }
   // The session's end lets go of the state, and of the whole store if it was the last.
-  Session::Ground ground{*state->log, *state->index, state->options.piece_bytes,
+  Session::Ground ground{*state->log, *state->index, *state->reader, state->options.piece_bytes,
                          [state, vm] { state->release(vm); }};
   return std::make_unique<Session>(std::move(ground), vm_name, generation,
                                    state->index->next_epoch(vm));

@@ -86,6 +86,7 @@ class UpkeepWorkload {
   test::ManualClock clock;
   std::vector<Error> errors;
   std::uint64_t passes = 0;
+  std::uint64_t built_on_base = 0;
 
  private:
   void run_opened(Store& store) {
@@ -95,12 +96,14 @@ class UpkeepWorkload {
       if (!*session) errors.push_back(session->error());
     }
     if (!web || !db) return;
-    bool web_full = true;
+    // One goes on from what it had, if that is what it thinks it is; the other begins anew.
+    std::optional<Generation> web_base = base_of(**web, web_);
+    bool web_full = !web_base;
     bool db_full = true;
     for (int i = 0; i < 9; ++i) {
       clock.advance(seconds(20));
-      ship(**web, web_, web_full);
-      if (i % 2 == 0) ship(**db, db_, db_full);
+      ship(**web, web_, web_full, web_base);
+      if (i % 2 == 0) ship(**db, db_, db_full, {});
       if (i == 4 && !pins_.contains("web") && (*web)->next_epoch().value > 0) {
         const Epoch newest{(*web)->next_epoch().value - 1};
         if (auto pinned = store.pin("web", newest); pinned) {
@@ -118,7 +121,20 @@ class UpkeepWorkload {
       }
     }
   }
-  void ship(EpochSession& session, EpochMaker& maker, bool& full) {
+  /// The generation of the newest committed epoch, told to the session, if `maker` made it last.
+  std::optional<Generation> base_of(EpochSession& session, const EpochMaker& maker) {
+    const auto& images = model.acknowledged[maker.vm_name()];
+    if (images.empty() || images.rbegin()->first + 1 != session.next_epoch().value) return {};
+    const auto base = session.base();
+    if (!base) {
+      errors.push_back(base.error());
+      return {};
+    }
+    session.may_build_on_base();
+    ++built_on_base;
+    return (*base)->info().generation;
+  }
+  void ship(EpochSession& session, EpochMaker& maker, bool& full, std::optional<Generation> label) {
     std::vector<EpochMaker::PageWrite> writes;
     for (int i = 0; i < 5; ++i) {
       // Distinct pages; now and then a zero one.
@@ -126,7 +142,8 @@ class UpkeepWorkload {
       writes.push_back({page, random_() % 6 == 0 ? 0 : ++stamp_});
     }
     const std::uint64_t epoch = session.next_epoch().value;
-    const auto made = maker.make(session.generation(), Epoch{epoch}, full, writes, 3, 150);
+    const auto made =
+        maker.make(label.value_or(session.generation()), Epoch{epoch}, full, writes, 3, 150);
     if (auto shipped = model.ship(session, maker, made); shipped) {
       committed_[{maker.vm_name(), epoch}] = clock.wall();
       full = false;
@@ -157,6 +174,7 @@ class StoreUpkeepTest : public testing::TestWithParam<bool> {
     workload.run(disk);
     EXPECT_TRUE(workload.errors.empty()) << workload.errors[0].message;
     EXPECT_EQ(workload.passes, 6u);
+    EXPECT_EQ(workload.built_on_base, 1u);
     const auto reader = Reader::open(temp.file("store"));
     EXPECT_TRUE(reader) << reader.error().message;
     if (!reader) return 0;

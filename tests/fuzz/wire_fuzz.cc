@@ -1,4 +1,4 @@
-// The bodies that only travel. The first byte picks the record: hello, welcome, ack, refusal.
+// The bodies that only travel. The first byte picks the record.
 #include <algorithm>
 #include <cstddef>
 #include <cstdint>
@@ -20,7 +20,7 @@ void round_trip(const Result<T>& decoded, const Decode& decode) {
   }
   std::vector<std::byte> encoded;
   append_body(encoded, *decoded);
-  VMSHADOW_ASSERT(encoded.size() <= kWireBodyBytesMax);
+  VMSHADOW_ASSERT(encoded.size() <= kRecordBodyBytesMax);
   const auto again = decode(encoded);
   VMSHADOW_ASSERT(again && *again == *decoded);
 }
@@ -30,7 +30,7 @@ void round_trip(const Result<T>& decoded, const Decode& decode) {
 extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size) {
   if (size == 0) return 0;
   const ByteSpan body = std::as_bytes(std::span(data + 1, size - 1));
-  switch (data[0] % 4) {
+  switch (data[0] % 7) {
     case 0: {
       const auto hello = decode_hello(body);
       if (hello) {
@@ -57,6 +57,15 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
       round_trip(refusal, decode_refusal);
       break;
     }
+    case 4:
+      round_trip(decode_base_query(body), decode_base_query);
+      break;
+    case 5:
+      round_trip(decode_base_hashes(body), decode_base_hashes);
+      break;
+    case 6:
+      round_trip(decode_base_end(body), decode_base_end);
+      break;
   }
   return 0;
 }

@@ -157,6 +157,11 @@ std::map<std::string, std::vector<std::byte>> golden_files() {
       record(RecordType::ack, 0, body_of(format::Ack{wall, std::chrono::microseconds{1500}}));
   files["refusal.bin"] =
       record(RecordType::refusal, 0, body_of(format::Refusal{Errc::in_use, "VM is taken"}));
+  files["base_hashes.bin"] =
+      record(RecordType::base_hashes, 0,
+             body_of(format::BaseHashes{
+                 {{{BlockIndex{0}, PageNumber{6}}, {0x0123456789abcdef, 0xfedcba9876543210}}}}));
+  files["base_end.bin"] = record(RecordType::base_end, 0, body_of(format::BaseEnd{1, {}}));
   files["ping.bin"] = record(RecordType::ping, 0, {});
 
   format::StoreId store{};

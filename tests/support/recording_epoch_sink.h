@@ -2,6 +2,7 @@
 // of the wire alone.
 #pragma once
 
+#include <atomic>
 #include <functional>
 #include <map>
 #include <mutex>
@@ -34,6 +35,9 @@ class RecordingEpochSink final : public EpochSink {
   std::optional<Error> refuse_open;
   std::optional<Error> refuse_commit;
   std::function<void()> before_commit;
+  /// What a session may build on; empty: nothing.
+  std::function<Result<std::unique_ptr<EpochImage>>()> open_base;
+  std::atomic<bool> may_build{false};
   std::map<std::string, bool> open_sessions;
   std::vector<Committed> committed;
   Epoch next{};
@@ -49,6 +53,11 @@ class RecordingEpochSink final : public EpochSink {
     }
     [[nodiscard]] Generation generation() const override { return sink_.generation; }
     [[nodiscard]] Epoch next_epoch() const override { return sink_.next; }
+    [[nodiscard]] Result<std::unique_ptr<EpochImage>> base() const override {
+      if (sink_.open_base) return sink_.open_base();
+      return fail(Errc::not_found, "no epoch was committed yet");
+    }
+    void may_build_on_base() override { sink_.may_build = true; }
     [[nodiscard]] Status append(ByteSpan record) override {
       records_.emplace_back(record.begin(), record.end());
       return {};

@@ -207,5 +207,55 @@ TEST_F(EpochEncoderTest, BugsOfTheCallerAreAssertedNotEncoded) {
   EXPECT_DEATH(run({ref(0, page(1), 2)}), "block");
 }
 
+/// What a store would say of ram_, hashed as the encoder hashes.
+class EncoderOnKnownEpochTest : public EpochEncoderTest {
+ protected:
+  KnownEpoch known() {
+    KnownEpoch epoch{Epoch{7}, Generation{2}, machine_, {}};
+    for (const RamBlock& block : machine_.layout.blocks) epoch.hashes.emplace_back(block.pages());
+    epoch.hashes[0][0] = hasher_.hash(page(1));
+    epoch.hashes[0][1] = hasher_.hash(page(2));
+    epoch.hashes[1][3] = hasher_.hash(page(3));
+    return epoch;
+  }
+  void restart() {
+    encoder_ = EpochEncoder(hasher_, vm_id("web1"), Generation{3}, known());
+    next_epoch_ = 8;
+  }
+  PageHasher hasher_ = PageHasher::create().value();
+};
+
+TEST_F(EncoderOnKnownEpochTest, StoresOnlyWhatDiffers) {
+  restart();
+  const auto epoch = run({ref(0, page(1)), ref(1, page(9)), ref(2, nullptr), ref(3, page(4)),
+                          ref(3, nullptr, 1), ref(4, nullptr, 1)});
+  EXPECT_FALSE(epoch.summary.full);
+  EXPECT_FALSE(stats_.full);
+  EXPECT_EQ(stats_.unchanged_pages, 3u);  // one as it was, two zero as they were
+  EXPECT_EQ(stats_.data_pages, 2u);
+  EXPECT_EQ(stats_.zero_pages, 1u);
+  ASSERT_FALSE(epoch.heads.empty());
+  for (const format::RecordHead& head : epoch.heads) {
+    EXPECT_NE(head.type, RecordType::machine);
+    EXPECT_EQ(head.generation, Generation{2});
+  }
+  EXPECT_EQ(ram_.at(key(1)), *reinterpret_cast<const Page*>(page(9)));
+
+  const auto next = run({ref(0, page(5)), ref(1, page(9))});
+  EXPECT_EQ(next.heads[0].generation, Generation{2});
+  EXPECT_EQ(stats_.unchanged_pages, 1u);
+}
+
+TEST_F(EncoderOnKnownEpochTest, AnotherMachineNeedsAFullEpoch) {
+  restart();
+  machine_.json = R"({"machine_type":"q35"})";
+  const auto epoch = run({ref(0, page(1)), ref(1, page(2))});
+  EXPECT_TRUE(epoch.summary.full);
+  EXPECT_TRUE(stats_.full);
+  EXPECT_EQ(epoch.heads[0].type, RecordType::machine);
+  EXPECT_EQ(epoch.heads[0].generation, Generation{3});
+  EXPECT_EQ(stats_.data_pages, 2u);
+}
+
 }  // namespace
 }  // namespace vmshadow::delta

@@ -251,6 +251,14 @@ TEST(GoldenTest, WireRecordsDecode) {
   const auto refusal = decode_refusal(golden_body("refusal.bin", RecordType::refusal));
   ASSERT_TRUE(refusal);
   EXPECT_EQ(*refusal, (Refusal{Errc::in_use, "VM is taken"}));
+  const auto hashes = decode_base_hashes(golden_body("base_hashes.bin", RecordType::base_hashes));
+  ASSERT_TRUE(hashes);
+  EXPECT_EQ(
+      *hashes,
+      (BaseHashes{{{{BlockIndex{0}, PageNumber{6}}, {0x0123456789abcdef, 0xfedcba9876543210}}}}));
+  const auto end = decode_base_end(golden_body("base_end.bin", RecordType::base_end));
+  ASSERT_TRUE(end);
+  EXPECT_EQ(*end, (BaseEnd{1, {}}));
   EXPECT_TRUE(golden_body("ping.bin", RecordType::ping).empty());
 }
 
@@ -291,7 +299,7 @@ TEST(GoldenTest, TheDocumentsShowTheseBytes) {
   EXPECT_EQ(example(store, "seal"), cut(segment, 12'288, kRecordPrefixBytes + sizeof(SealBytes)));
   const std::string wire = read_text(kRoot + "/docs/wire-format.md");
   for (const char* name : {"hello.bin", "welcome.bin", "device_state.bin", "epoch_end.bin",
-                           "ack.bin", "refusal.bin"}) {
+                           "ack.bin", "refusal.bin", "base_hashes.bin", "base_end.bin"}) {
     EXPECT_EQ(example(wire, name), golden(name)) << name;
   }
 }

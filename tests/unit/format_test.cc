@@ -304,7 +304,7 @@ TEST(WireTest, RoundTripsAndBounds) {
   const Welcome welcome{1, 5, Generation{8}, Epoch{9}};
   expect_exact_length(bytes_of_body(welcome), decode_welcome);
   EXPECT_EQ(*decode_welcome(bytes_of_body(welcome)), welcome);
-  expect_refused(bytes_of_body(welcome), 0, 2, decode_welcome, Errc::version, "not offered");
+  expect_refused(bytes_of_body(welcome), 0, 3, decode_welcome, Errc::version, "not offered");
   expect_refused(bytes_of_body(welcome), 2, 1, decode_welcome, Errc::protocol);
 
   const Ack ack{WallTime{5}, std::chrono::microseconds{6}};
@@ -322,10 +322,38 @@ TEST(WireTest, RoundTripsAndBounds) {
   EXPECT_EQ(long_text->text.size(), kRefusalTextBytesMax);
 }
 
+TEST(WireTest, BaseRecordsRoundTripWithinBounds) {
+  BaseQuery query;
+  query.secret[191] = std::byte{9};
+  expect_exact_length(bytes_of_body(query), decode_base_query);
+  EXPECT_EQ(*decode_base_query(bytes_of_body(query)), query);
+
+  const BaseHashes hashes{{{{BlockIndex{1}, PageNumber{7}}, {3, 4}}, {{}, {5, 6}}}};
+  const Bytes body = bytes_of_body(hashes);
+  expect_exact_length(body, decode_base_hashes);
+  EXPECT_EQ(*decode_base_hashes(body), hashes);
+  expect_refused(body, 0, 1, decode_base_hashes, Errc::protocol);
+  expect_refused(body, 0, 0, decode_base_hashes, Errc::protocol);
+  expect_refused(body, 4, 1, decode_base_hashes, Errc::protocol);
+  BaseHashes most;
+  most.pages.resize(kBaseHashesMax);
+  EXPECT_EQ(*decode_base_hashes(bytes_of_body(most)), most);
+  most.pages.emplace_back();
+  EXPECT_EQ(decode_base_hashes(bytes_of_body(most)).error().code, Errc::protocol);
+
+  const BaseEnd end{12, "epoch 4 is damaged"};
+  const Bytes ended = bytes_of_body(end);
+  expect_exact_length(ended, decode_base_end);
+  EXPECT_EQ(*decode_base_end(ended), end);
+  expect_refused(ended, 10, 1, decode_base_end, Errc::protocol);
+  expect_refused(ended, 12, 1, decode_base_end, Errc::protocol);
+  EXPECT_EQ(decode_base_end(bytes_of_body(BaseEnd{0, "a\x1b"}))->why_not, "a?");
+}
+
 TEST(WireTest, ChoosesTheHighestCommonVersion) {
   EXPECT_EQ(*choose_version({1, 1, 0, kPageBytes, "a"}), 1);
-  EXPECT_EQ(*choose_version({1, 9, 0, kPageBytes, "a"}), 1);
-  const auto none = choose_version({2, 9, 0, kPageBytes, "a"});
+  EXPECT_EQ(*choose_version({1, 9, 0, kPageBytes, "a"}), 2);
+  const auto none = choose_version({3, 9, 0, kPageBytes, "a"});
   ASSERT_FALSE(none);
   EXPECT_EQ(none.error().code, Errc::version);
   EXPECT_THAT(none.error().message, HasSubstr("upgrade the older one"));

@@ -12,13 +12,14 @@
 #include "format/wire.h"
 #include "ship/epoch_shipper.h"
 #include "ship/receiver.h"
+#include "support/memory_epoch_image.h"
 #include "support/recording_epoch_sink.h"
 
 namespace vmshadow::ship {
 namespace {
 
 using std::chrono::milliseconds;
-using testing::HasSubstr;
+using ::testing::HasSubstr;
 
 /// A receiver that serves until the end of the test.
 class RunningReceiver {
@@ -45,7 +46,7 @@ class RunningReceiver {
   std::thread thread_;
 };
 
-class ShipTest : public testing::Test {
+class ShipTest : public ::testing::Test {
  protected:
   ShipTest() : receiver_(std::make_unique<RunningReceiver>(sink_)) {}
 
@@ -189,6 +190,127 @@ TEST_F(ShipTest, AnAbandonedEpochEndsTheSession) {
   EXPECT_TRUE(sink_.committed.empty());
 }
 
+/// The image of an epoch that was committed before: page 3 of fill 1, one page of fill 8.
+std::unique_ptr<testing::MemoryEpochImage> committed_image(const MachineDescription& machine) {
+  auto image = std::make_unique<testing::MemoryEpochImage>();
+  image->info_.epoch = Epoch{4};
+  image->info_.generation = Generation{2};
+  image->machine_ = machine;
+  image->pages_[{BlockIndex{0}, PageNumber{3}}] = testing::page_of(1);
+  image->pages_[{BlockIndex{0}, PageNumber{9}}] = testing::page_of(8);
+  image->pages_[{BlockIndex{0}, PageNumber{10}}] = testing::page_of(0);
+  return image;
+}
+
+class ShipOnBaseTest : public ShipTest {
+ protected:
+  ShipOnBaseTest() {
+    sink_.next = Epoch{5};
+    sink_.generation = Generation{6};
+    sink_.open_base = [this]() -> Result<std::unique_ptr<EpochImage>> {
+      return committed_image(machine());
+    };
+  }
+  format::RecordHead head_of_first_record() {
+    return format::decode_prefix(sink_.committed.at(0).records.front())->head;
+  }
+};
+
+TEST_F(ShipOnBaseTest, OnlyWhatDiffersIsShippedUnderTheBasesGeneration) {
+  auto shipper = connect();
+  EXPECT_EQ(shipper->builds_on(), Epoch{4});
+  ship_epoch(*shipper, Epoch{5}, true, 1);
+  ASSERT_TRUE(shipper->flush(milliseconds(5000)));
+  EXPECT_TRUE(sink_.may_build);
+  shipper.reset();
+  ASSERT_EQ(commits_.size(), 1u);
+  EXPECT_EQ(commits_[0].encoded.unchanged_pages, 2u);
+  EXPECT_FALSE(commits_[0].encoded.full);
+  EXPECT_EQ(head_of_first_record().generation, Generation{2});
+  EXPECT_EQ(head_of_first_record().type, format::RecordType::device_state);
+}
+
+TEST_F(ShipOnBaseTest, AllIsShippedIfToldSo) {
+  ShipperOptions options;
+  options.build_on_committed = false;
+  auto shipper = connect("vm1", options);
+  EXPECT_FALSE(shipper->builds_on());
+  EXPECT_FALSE(sink_.may_build);
+  ship_epoch(*shipper, Epoch{5}, true, 1);
+  ASSERT_TRUE(shipper->flush(milliseconds(5000)));
+  EXPECT_TRUE(commits_.at(0).encoded.full);
+  EXPECT_EQ(head_of_first_record().generation, Generation{6});
+}
+
+TEST_F(ShipOnBaseTest, ABaseThatCannotBeReadIsNone) {
+  class Damaged : public testing::MemoryEpochImage {
+   public:
+    [[nodiscard]] Status for_each_page(BlockIndex, const PageVisitor& visit) const override {
+      VMSHADOW_TRY(visit(PageNumber{1}, pages_.begin()->second.data()));
+      return fail(Errc::corrupt, "segment 3 is damaged");
+    }
+  };
+  sink_.open_base = [this]() -> Result<std::unique_ptr<EpochImage>> {
+    auto image = std::make_unique<Damaged>();
+    static_cast<testing::MemoryEpochImage&>(*image) = *committed_image(machine());
+    return image;
+  };
+  auto shipper = connect();
+  EXPECT_FALSE(shipper->builds_on());
+  EXPECT_FALSE(sink_.may_build);
+  ship_epoch(*shipper, Epoch{5}, true, 1);
+  ASSERT_TRUE(shipper->flush(milliseconds(5000)));
+  EXPECT_TRUE(commits_.at(0).encoded.full);
+}
+
+TEST_F(ShipOnBaseTest, AStoreThatContradictsItselfIsRefused) {
+  sink_.open_base = [this]() -> Result<std::unique_ptr<EpochImage>> {
+    auto image = committed_image(machine());
+    image->pages_[{BlockIndex{0}, PageNumber{64}}] = testing::page_of(1);  // the block has 64
+    return image;
+  };
+  const auto outside =
+      EpochShipper::connect(receiver_->address(), "vm1", system_clock(), [](const auto&) {});
+  ASSERT_FALSE(outside);
+  EXPECT_THAT(outside.error().message, HasSubstr("a page that the VM has not"));
+
+  sink_.open_base = [this]() -> Result<std::unique_ptr<EpochImage>> {
+    auto image = committed_image(machine());
+    image->info_.generation = Generation{6};
+    return image;
+  };
+  const auto newer =
+      EpochShipper::connect(receiver_->address(), "vm2", system_clock(), [](const auto&) {});
+  ASSERT_FALSE(newer);
+  EXPECT_THAT(newer.error().message, HasSubstr("generation 6 to build on, in generation 6"));
+
+  ShipperOptions small;
+  small.ram_bytes_max = 63 * kPageBytes;
+  sink_.open_base = [this]() -> Result<std::unique_ptr<EpochImage>> {
+    return committed_image(machine());
+  };
+  const auto large = EpochShipper::connect(
+      receiver_->address(), "vm3", system_clock(), [](const auto&) {}, small);
+  ASSERT_FALSE(large);
+  EXPECT_THAT(large.error().message, HasSubstr("more than this host can have"));
+}
+
+TEST_F(ShipOnBaseTest, ToldToStopWhileTheStoreReads) {
+  std::promise<void> let_go;
+  auto gate = let_go.get_future().share();
+  sink_.open_base = [this, gate]() -> Result<std::unique_ptr<EpochImage>> {
+    gate.wait();
+    return committed_image(machine());
+  };
+  ShipperOptions options;
+  options.cancelled = [] { return true; };
+  const auto stopped = EpochShipper::connect(
+      receiver_->address(), "vm1", system_clock(), [](const auto&) {}, options);
+  let_go.set_value();
+  ASSERT_FALSE(stopped);
+  EXPECT_EQ(stopped.error().code, Errc::cancelled);
+}
+
 /// A connection made by hand.
 class RawPeer {
  public:
@@ -254,6 +376,31 @@ TEST_F(ShipTest, RecordsOfAnotherVmOrGenerationAreRefused) {
       std::this_thread::sleep_for(milliseconds(5));
     }
   }
+}
+
+TEST_F(ShipTest, ABaseIsAskedForOnceAndBeforeAnyEpoch) {
+  const auto query = [] {
+    std::vector<std::byte> out;
+    const auto start = format::begin_record(out);
+    format::append_body(out, format::BaseQuery{});
+    format::finish_record(
+        out, start, {format::RecordType::base_query, 0, vm_id("vm1"), Generation{1}, Epoch{0}});
+    return out;
+  }();
+  RawPeer twice(receiver_->address());
+  twice.hello("vm1", 2);
+  twice.send(query);
+  twice.send(query);
+  EXPECT_THAT(twice.refusal().text, HasSubstr("type 0x107 from a sidecar"));
+  for (int i = 0; i < 500; ++i) {
+    const std::lock_guard lock(sink_.mutex);
+    if (!sink_.open_sessions["vm1"]) break;
+    std::this_thread::sleep_for(milliseconds(5));
+  }
+  RawPeer old(receiver_->address());
+  old.hello("vm1", 1);
+  old.send(query);
+  EXPECT_THAT(old.refusal().text, HasSubstr("type 0x107 from a sidecar"));
 }
 
 TEST_F(ShipTest, ADamagedRecordIsRefusedBeforeTheStoreSeesIt) {

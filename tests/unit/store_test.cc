@@ -106,6 +106,75 @@ TEST_P(StoreTest, EpochsComeBackAsTheyWere) {
   EXPECT_GT(report->records, 10u);
 }
 
+TEST_P(StoreTest, ASessionMayBuildOnWhatWasCommitted) {
+  EpochMaker maker("web1");
+  std::vector<test::ModelImage> models;
+  const auto commit = [&](EpochSession& s, Generation label, bool full,
+                          const std::vector<EpochMaker::PageWrite>& writes) {
+    const auto receipt = test::ship(s, maker.make(label, s.next_epoch(), full, writes));
+    ASSERT_TRUE(receipt) << receipt.error().message;
+    models.push_back(maker.image());
+  };
+  {
+    StoreOptions record_by_record;
+    record_by_record.piece_bytes = 1;
+    auto store = open(record_by_record);
+    auto s = session(*store, "web1");
+    EXPECT_EQ(s->base().error().code, Errc::not_found);
+    commit(*s, Generation{1}, true, {{0, 11}, {1, 12}, {5, 13}});
+    commit(*s, Generation{1}, false, {{1, 22}});
+    // Of an epoch that is cut off something is in the journal.
+    const auto cut_off = maker.make(Generation{1}, s->next_epoch(), false, {{0, 666}, {7, 666}});
+    maker.take_back();
+    ASSERT_TRUE(s->append(cut_off.records[0]));
+  }
+  for (std::uint64_t g = 2; g <= 4; ++g) {
+    SCOPED_TRACE(g);
+    auto store = open();
+    auto s = session(*store, "web1");
+    EXPECT_EQ(s->generation(), Generation{g});
+    const auto base = s->base();
+    ASSERT_TRUE(base) << base.error().message;
+    EXPECT_EQ((*base)->info().epoch, Epoch{g - 1});
+    EXPECT_EQ((*base)->info().generation, Generation{1});
+    EXPECT_EQ(test::compare(**base, models.back()), "");
+    s->may_build_on_base();
+    commit(*s, Generation{1}, false, {{g, 100 + g}, {5, (g % 2) * 7}});
+    // Its records go on under one label.
+    const auto other = maker.make(s->generation(), s->next_epoch(), false, {{0, 1}});
+    maker.take_back();
+    const auto refused = test::ship(*s, other);
+    ASSERT_FALSE(refused);
+    EXPECT_THAT(refused.error().message, HasSubstr("the session's are of 1"));
+    s->abandon();
+  }
+  const auto reader = Reader::open(dir());
+  ASSERT_TRUE(reader) << reader.error().message;
+  EXPECT_TRUE((*reader)->damage().empty());
+  EXPECT_EQ((*reader)->vm("web1")->generation, Generation{4});
+  for (std::uint64_t i = 0; i < models.size(); ++i) expect_image(**reader, "web1", i, models[i]);
+  // Who is full is so again, under its own generation.
+  auto store = open();
+  auto s = session(*store, "web1");
+  s->may_build_on_base();
+  commit(*s, Generation{5}, true, {{0, 5}});
+  expect_image(*store->reader(), "web1", models.size() - 1, models.back());
+  EXPECT_TRUE(store->reader()->vm("web1")->epochs.back().full);
+}
+
+TEST_P(StoreTest, ABaseThatWasNotHandedOutIsNotBuiltOn) {
+  EpochMaker maker("web1");
+  auto store = open();
+  {
+    auto s = session(*store, "web1");
+    ASSERT_TRUE(test::ship(*s, maker.make(Generation{1}, Epoch{0}, true, {{0, 1}})));
+  }
+  auto s = session(*store, "web1");
+  const auto refused = test::ship(*s, maker.make(Generation{1}, Epoch{1}, false, {{0, 2}}));
+  ASSERT_FALSE(refused);
+  EXPECT_EQ(refused.error().code, Errc::stale_generation);
+}
+
 TEST_P(StoreTest, EpochNumbersRiseAcrossGenerations) {
   EpochMaker maker("web1");
   for (std::uint64_t g = 1; g <= 3; ++g) {
