@@ -209,7 +209,7 @@ class StoreKillTest : public testing::Test {
 };
 
 TEST_F(StoreKillTest, AcknowledgedEpochsSurviveEveryKill) {
-  const std::uint64_t rounds = test::setting("VMSHADOW_KILL_ROUNDS", 8);
+  const std::uint64_t rounds = test::kill_rounds();
   for (std::uint64_t round = 0; round < rounds; ++round) {
     SCOPED_TRACE("round " + std::to_string(round));
     ASSERT_NO_FATAL_FAILURE(run_and_kill(milliseconds(100 + random_() % 500)));

@@ -23,4 +23,9 @@ namespace vmshadow::test {
   return std::max<std::uint64_t>(1, crash_stride() / 6);
 }
 
+/// How often a process is killed at random: fewer times where the crash stride is a long one.
+[[nodiscard]] inline std::uint64_t kill_rounds() {
+  return setting("VMSHADOW_KILL_ROUNDS", place_stride() > 1 ? 3 : 8);
+}
+
 }  // namespace vmshadow::test
