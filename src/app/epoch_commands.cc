@@ -116,7 +116,8 @@ void print_diff(const EpochInfo& a, const EpochInfo& b, const replay::EpochDiff&
   if (diff.machine_differs) fmt::print("machine description: differs (see show)\n");
 }
 
-void print_exported(const VmInfo& vm, const EpochInfo& info, const replay::ExportReport& report) {
+void print_exported(const VmInfo& vm, const EpochInfo& info, const replay::ExportReport& report,
+                    const store::Reader::Reads& reads) {
   fmt::print("VM '{}', epoch {}, cut {}: {} pages written, {} zero\n", vm.name, info.epoch.value,
              utc_text(info.cut_wall), report.pages, report.zero_pages);
   for (const replay::ExportedFile& file : report.files) {
@@ -125,6 +126,7 @@ void print_exported(const VmInfo& vm, const EpochInfo& info, const replay::Expor
   for (const std::string& block : report.left_out) {
     fmt::print("left out: RAM block '{}', whose guest-physical address is not known\n", block);
   }
+  fmt::print("read: {}\n", reads_text(reads));
 }
 
 }  // namespace
@@ -201,10 +203,13 @@ Status export_one_epoch(const ReplayScope& scope, const ReplayExportOptions& opt
     }
     report = *std::move(exported);
   }
+  const store::Reader::Reads reads = settle_reads(scope, *reader);
   if (scope.json) {
-    print_json(export_json(vm.name, info, options.format, *report));
+    ReportJson json = export_json(vm.name, info, options.format, *report);
+    json["read_bytes"] = reads_json(reads);
+    print_json(json);
   } else {
-    print_exported(vm, info, *report);
+    print_exported(vm, info, *report, reads);
   }
   return {};
 }

@@ -202,10 +202,11 @@ Status show_status(const ReplayScope& scope, const ReplayStatusOptions& options)
       size(json, "ingested_bytes"), size(json, "written_bytes"), size(json, "moved_bytes"),
       size(json, "scrubbed_bytes"), json.value("scrub_rounds", 0ULL));
   fmt::print("places found damaged: {}\n\n", json.value("damaged_places", 0ULL));
-  fmt::print("{:<6} {:>12} {:>12} {:>12}  {}\n", "tier", "stored", "needed", "may take", "cost");
+  fmt::print("{:<6} {:>12} {:>12} {:>12} {:>12}  {}\n", "tier", "stored", "needed", "read",
+             "may take", "cost");
   for (const ReportJson& tier : json["tiers"]) {
-    fmt::print("{:<6} {:>12} {:>12} {:>12}  {}\n", tier.value("name", ""),
-               size(tier, "stored_bytes"), size(tier, "live_bytes"),
+    fmt::print("{:<6} {:>12} {:>12} {:>12} {:>12}  {}\n", tier.value("name", ""),
+               size(tier, "stored_bytes"), size(tier, "live_bytes"), size(tier, "read_bytes"),
                tier.value("capacity_bytes", 0ULL) == 0 ? "its disk" : size(tier, "capacity_bytes"),
                tier.contains("monthly_cost")
                    ? fmt::format("{:.2f} a month", tier.value("monthly_cost", 0.0))

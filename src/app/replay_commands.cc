@@ -116,6 +116,7 @@ struct RestoreSummary {
   std::string log_path;
   double age_s{};
   std::size_t newer_epochs{};
+  store::Reader::Reads reads;
 };
 
 double ms(std::chrono::microseconds phase) { return static_cast<double>(phase.count()) / 1e3; }
@@ -137,6 +138,7 @@ void print_summary_json(const RestoreSummary& s) {
   json["stream"] = {{"bytes", s.report.stream.bytes},
                     {"pages", s.report.stream.pages},
                     {"zero_pages", s.report.stream.zero_pages}};
+  json["read_bytes"] = reads_json(s.reads);
   print_json(json);
 }
 
@@ -157,6 +159,7 @@ void print_summary(const RestoreSummary& s) {
       "zero), load {:.1f} ms\n",
       ms(phases.launch), ms(phases.connect), ms(phases.send), mb_text(s.report.stream.bytes),
       s.report.stream.pages, s.report.stream.zero_pages, ms(phases.load));
+  fmt::print("read: {}\n", reads_text(s.reads));
 }
 
 Result<replay::QemuCommand> recorded_command(const EpochImage& image,
@@ -351,8 +354,10 @@ Status restore_epoch(const ReplayScope& scope, const ReplayRestoreOptions& optio
   const auto newer = static_cast<std::size_t>(
       std::count_if(vm.epochs.begin(), vm.epochs.end(),
                     [&](const EpochInfo& info) { return info.epoch > epoch.epoch; }));
-  const RestoreSummary summary{vm,   epoch, *report, qmp_path, log_path, age_of(epoch.cut_wall),
-                               newer};
+  const RestoreSummary summary{vm,       epoch,
+                               *report,  qmp_path,
+                               log_path, age_of(epoch.cut_wall),
+                               newer,    settle_reads(scope, *reader)};
   if (scope.json) {
     print_summary_json(summary);
   } else {

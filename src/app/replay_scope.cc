@@ -3,9 +3,14 @@
 #include <fmt/format.h>
 #include <fmt/ranges.h>
 
+#include <algorithm>
 #include <cstdio>
 #include <utility>
 #include <vector>
+
+#include "app/control_socket.h"
+#include "app/progress_bar.h"
+#include "app/store_control.h"
 
 namespace vmshadow::app {
 namespace {
@@ -70,6 +75,36 @@ Result<EpochInfo> choose_epoch(const store::Reader& reader, const VmInfo& vm,
                   "and {}",
                   vm.name, wanted->value, vm.epochs.size(), vm.epochs.front().epoch.value,
                   vm.epochs.back().epoch.value));
+}
+
+store::Reader::Reads settle_reads(const ReplayScope& scope, const store::Reader& reader) {
+  store::Reader::Reads reads = reader.take_reads();
+  std::vector<std::pair<SegmentId, std::uint64_t>> most(reads.segments.begin(),
+                                                        reads.segments.end());
+  std::sort(most.begin(), most.end(),
+            [](const auto& a, const auto& b) { return a.second > b.second; });
+  NoteReadsRequest request;
+  for (const auto& [segment, bytes] : most) {
+    if (request.segments.size() == kNoteReadsMax) break;
+    request.segments[segment.value] = bytes;
+  }
+  // Only a hint: a store that does not take it is none the worse.
+  (void)call_store(scope.store, request);
+  return reads;
+}
+
+ReportJson reads_json(const store::Reader::Reads& reads) {
+  ReportJson json = ReportJson::object();
+  for (const auto& [kind, bytes] : reads.tiers) json[store::tier_kind_name(kind)] = bytes;
+  return json;
+}
+
+std::string reads_text(const store::Reader::Reads& reads) {
+  std::vector<std::string> parts;
+  for (const auto& [kind, bytes] : reads.tiers) {
+    parts.push_back(fmt::format("{} from {}", mb_text(bytes), store::tier_kind_name(kind)));
+  }
+  return fmt::format("{}", fmt::join(parts, ", "));
 }
 
 }  // namespace vmshadow::app

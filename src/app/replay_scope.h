@@ -29,4 +29,13 @@ void print_json(const ReportJson& json);
 [[nodiscard]] Result<EpochInfo> choose_epoch(const store::Reader& reader, const VmInfo& vm,
                                              std::optional<Epoch> wanted);
 
+/// What a command has read, by the kind of tier it lies on; the vmshadow-store that has the
+/// directory open, if one has, is told so: what is read again and again moves to its fast tier.
+[[nodiscard]] store::Reader::Reads settle_reads(const ReplayScope& scope,
+                                                const store::Reader& reader);
+/// {"ssd":…,"hdd":…}: bytes.
+[[nodiscard]] ReportJson reads_json(const store::Reader::Reads& reads);
+/// "12.0 MB from ssd, 3.1 MB from hdd"
+[[nodiscard]] std::string reads_text(const store::Reader::Reads& reads);
+
 }  // namespace vmshadow::app

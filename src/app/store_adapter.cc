@@ -22,6 +22,13 @@ Status StoreAdapter::set_quota(const std::string& vm, std::uint64_t bytes) {
   return store_.set_quota(vm, bytes);
 }
 
+Status StoreAdapter::note_reads(const std::map<std::uint64_t, std::uint64_t>& segments) {
+  store::SegmentFiles::Reads reads;
+  for (const auto& [segment, bytes] : segments) reads[SegmentId{segment}] = bytes;
+  store_.note_reads(reads);
+  return {};
+}
+
 Result<nlohmann::ordered_json> StoreAdapter::status() {
   const store::StoreStats stats = store_.stats();
   nlohmann::ordered_json json;
@@ -47,6 +54,7 @@ Result<nlohmann::ordered_json> StoreAdapter::status() {
     one["capacity_bytes"] = tier.capacity_bytes;
     one["stored_bytes"] = tier.stored_bytes;
     one["live_bytes"] = tier.live_bytes;
+    one["read_bytes"] = tier.read_bytes;
     json["tiers"].push_back(std::move(one));
   }
   json["usage"] = nlohmann::ordered_json::array();

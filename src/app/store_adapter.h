@@ -19,6 +19,7 @@ class StoreAdapter final : public StoreControl {
   [[nodiscard]] Status unpin(const std::string& vm, Epoch epoch) override;
   [[nodiscard]] Status set_retention(const std::string& vm, const std::string& policy) override;
   [[nodiscard]] Status set_quota(const std::string& vm, std::uint64_t bytes) override;
+  [[nodiscard]] Status note_reads(const std::map<std::uint64_t, std::uint64_t>& segments) override;
   [[nodiscard]] Result<nlohmann::ordered_json> status() override;
 
  private:

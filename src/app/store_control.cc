@@ -91,6 +91,23 @@ Result<ControlRequest> set_quota(const Json& request) {
   return ControlRequest(SetQuotaRequest{std::move(vm), bytes->get<std::uint64_t>()});
 }
 
+Result<ControlRequest> note_reads(const Json& request) {
+  VMSHADOW_TRY(check_keys(request, {"command", "segments"}));
+  const auto segments = request.find("segments");
+  if (segments == request.end() || !segments->is_array() || segments->size() > kNoteReadsMax) {
+    return malformed(fmt::format("has no list 'segments' of at most {}", kNoteReadsMax));
+  }
+  NoteReadsRequest reads;
+  for (const Json& pair : *segments) {
+    if (!pair.is_array() || pair.size() != 2 || !pair[0].is_number_unsigned() ||
+        !pair[1].is_number_unsigned()) {
+      return malformed("has something else than pairs of segment and bytes in 'segments'");
+    }
+    reads.segments[pair[0].get<std::uint64_t>()] = pair[1].get<std::uint64_t>();
+  }
+  return ControlRequest(std::move(reads));
+}
+
 ControlResponse without_result(Status status) {
   if (!status) return fail(std::move(status).error());
   return Json(nullptr);
@@ -122,6 +139,13 @@ std::string serialize(const ControlRequest& request) {
                  [](const SetQuotaRequest& r) {
                    return dump({{"command", "set_quota"}, {"vm", r.vm}, {"bytes", r.bytes}});
                  },
+                 [](const NoteReadsRequest& r) {
+                   Json pairs = Json::array();
+                   for (const auto& [segment, bytes] : r.segments) {
+                     pairs.push_back(Json::array({segment, bytes}));
+                   }
+                   return dump({{"command", "note_reads"}, {"segments", std::move(pairs)}});
+                 },
                  [](const StatusRequest&) {
                    Json json;
                    json["command"] = "status";
@@ -139,6 +163,7 @@ Result<ControlRequest> parse_control_request(const std::string& line) {
   if (command == "unpin") return pin_or_unpin<UnpinRequest>(request);
   if (command == "set_retention") return set_retention(request);
   if (command == "set_quota") return set_quota(request);
+  if (command == "note_reads") return note_reads(request);
   if (command == "status") {
     VMSHADOW_TRY(check_keys(request, {"command"}));
     return ControlRequest(StatusRequest{});
@@ -197,6 +222,7 @@ ControlResponse dispatch(StoreControl& store, const ControlRequest& request) {
             return without_result(store.set_retention(r.vm, r.policy));
           },
           [&](const SetQuotaRequest& r) { return without_result(store.set_quota(r.vm, r.bytes)); },
+          [&](const NoteReadsRequest& r) { return without_result(store.note_reads(r.segments)); },
           [&](const StatusRequest&) { return store.status(); }},
       request);
 }

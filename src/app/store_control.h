@@ -8,6 +8,7 @@
 //   {"command":"unpin","vm":"web1","epoch":1200}            {"ok":true}
 //   {"command":"set_retention","vm":"web1","policy":"window=10m,hourly=1d"}
 //   {"command":"set_quota","vm":"web1","bytes":10737418240} (0: none)
+//   {"command":"note_reads","segments":[[17,1048576]]}      what a restore has read: segment, bytes
 //   {"command":"status"}                                    {"ok":true,"result":{…}}
 //                        {"ok":false,"error":{"code":"not_found","message":"…"}}
 //
@@ -17,6 +18,7 @@
 
 #include <nlohmann/json.hpp>
 
+#include <map>
 #include <string>
 #include <variant>
 
@@ -28,6 +30,7 @@ namespace vmshadow::app {
 inline constexpr std::size_t kControlRequestBytesMax = 16 * 1024;  ///< without the newline
 inline constexpr std::size_t kControlResponseBytesMax = std::size_t{1} << 20;
 inline constexpr std::size_t kPolicyTextBytesMax = 1024;
+inline constexpr std::size_t kNoteReadsMax = 256;  ///< segments
 
 /// As a policy: the VM follows the store's own again.
 inline constexpr const char* kDefaultPolicy = "default";
@@ -52,11 +55,15 @@ struct SetQuotaRequest {
   std::uint64_t bytes{};  ///< 0: none
   bool operator==(const SetQuotaRequest&) const = default;
 };
+struct NoteReadsRequest {
+  std::map<std::uint64_t, std::uint64_t> segments;  ///< bytes by segment; at most kNoteReadsMax
+  bool operator==(const NoteReadsRequest&) const = default;
+};
 struct StatusRequest {
   bool operator==(const StatusRequest&) const = default;
 };
-using ControlRequest =
-    std::variant<PinRequest, UnpinRequest, SetRetentionRequest, SetQuotaRequest, StatusRequest>;
+using ControlRequest = std::variant<PinRequest, UnpinRequest, SetRetentionRequest, SetQuotaRequest,
+                                    NoteReadsRequest, StatusRequest>;
 
 /// A store that takes commands. Called by one thread at a time, beside the store's own work.
 class StoreControl {
@@ -68,6 +75,8 @@ class StoreControl {
   /// Errc::invalid_argument says what in the policy cannot be read.
   [[nodiscard]] virtual Status set_retention(const std::string& vm, const std::string& policy) = 0;
   [[nodiscard]] virtual Status set_quota(const std::string& vm, std::uint64_t bytes) = 0;
+  [[nodiscard]] virtual Status note_reads(
+      const std::map<std::uint64_t, std::uint64_t>& segments) = 0;
   [[nodiscard]] virtual Result<nlohmann::ordered_json> status() = 0;
 };
 

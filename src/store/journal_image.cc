@@ -61,6 +61,12 @@ class GroupedPages {
   std::vector<std::uint32_t> begins_;
 };
 
+SegmentFiles::Reads bytes_by_segment(const std::vector<RecordPlace>& places) {
+  SegmentFiles::Reads bytes;
+  for (const RecordPlace& place : places) bytes[place.segment()] += place.record_bytes();
+  return bytes;
+}
+
 }  // namespace
 
 JournalImage::JournalImage(SegmentFiles::Owner owner, std::vector<EpochIndexPtr> chain,
@@ -77,6 +83,7 @@ Result<std::vector<std::byte>> JournalImage::device_state() const {
   state.reserve(info().device_bytes);
   SegmentFiles::Record record;
   for (const RecordPlace& place : chain_.back()->places.device) {
+    segments_->count_read(place.segment(), place.record_bytes());
     VMSHADOW_TRY(segments_->read(place, RecordType::device_state, owner_, record));
     format::append_bytes(state, record.body());
   }
@@ -121,6 +128,7 @@ Status JournalImage::read_page(BlockIndex block, PageNumber page, MutableByteSpa
   }
   const RecordPlace& place = resolved().groups()[found.slot.group];
   SegmentFiles::Record record;
+  segments_->count_read(place.segment(), place.record_bytes());
   VMSHADOW_TRY(segments_->read(place, RecordType::page_group, owner_, record));
   const auto group = format::decode_page_group(record.body());
   if (!group) return fail(with_place(group.error(), place));
@@ -159,6 +167,10 @@ Status JournalImage::visit_data_pages(BlockIndex block, PageTable::Range range,
   const PageTable& table = resolved().pages();
   const GroupedPages grouped(table, range, resolved().groups());
   RecordStream records(*segments_, RecordType::page_group, owner_, grouped.places());
+  for (SegmentFiles::Reads reads = bytes_by_segment(grouped.places());
+       const auto& [segment, bytes] : reads) {
+    segments_->count_read(segment, bytes);
+  }
   std::vector<std::byte> raw(format::kGroupPagesMax * kPageBytes);
   for (std::size_t g = 0; g < grouped.places().size(); ++g) {
     const RecordPlace& place = grouped.places()[g];

@@ -113,10 +113,12 @@ void Maintenance::run() {
 Status Maintenance::pass() {
   const std::lock_guard lock(pass_mutex_);
   remove_left_behind();
+  note_reads(ground_.segments.take_reads());
+  access_.keep([this](SegmentId id) { return ground_.catalog.find(id).has_value(); });
   // A step that fails (a disk is full, say) must not keep the others from making room.
   Status first;
-  for (const auto step :
-       {&Maintenance::thin, &Maintenance::drain, &Maintenance::compact, &Maintenance::relieve}) {
+  for (const auto step : {&Maintenance::thin, &Maintenance::drain, &Maintenance::compact,
+                          &Maintenance::relieve, &Maintenance::promote}) {
     if (auto done = (this->*step)(); !done && first) first = std::move(done);
     if (!first && first.error().code == Errc::cancelled) break;
   }
@@ -242,11 +244,12 @@ bool Maintenance::has_tier(TierKind kind) const {
                      [&](const TierDirectory& tier) { return tier.kind == kind; });
 }
 
-bool Maintenance::is_short(TierIndex tier) const {
+bool Maintenance::is_short(TierIndex tier, std::uint64_t taken) const {
   const double share =
       options_.tier_room_min * static_cast<double>(tier_size(ground_.catalog, tier));
   const double wanted = std::min(share, static_cast<double>(options_.tier_room_bytes));
-  return static_cast<double>(tier_room(ground_.catalog, tier)) < wanted;
+  const std::uint64_t room = tier_room(ground_.catalog, tier);
+  return static_cast<double>(room - std::min(room, taken)) < wanted;
 }
 
 /// What is rewritten within the kept history stays on the fast tier.
@@ -415,7 +418,20 @@ Status Maintenance::compact() {
   }
 }
 
-/// Moves the oldest archives of a fast tier that is nearly full to the slow one.
+void Maintenance::note_reads(const SegmentFiles::Reads& reads) {
+  const MonotonicTime now = ground_.clock.monotonic();
+  const auto& tiers = ground_.catalog.directory().tiers();
+  for (const auto& [segment, bytes] : reads) {
+    const auto facts = ground_.catalog.find(segment);
+    if (!facts) continue;
+    access_.note(segment, bytes, now);
+    const std::lock_guard lock(mutex_);
+    figures_.read_bytes[tiers[facts->tier].kind] += bytes;
+  }
+}
+
+/// Moves the archives of a fast tier that is nearly full to the slow one: first those that nobody
+/// has read lately, and of these the oldest.
 Status Maintenance::relieve() {
   if (!has_tier(TierKind::hdd)) return {};
   const auto& tiers = ground_.catalog.directory().tiers();
@@ -423,14 +439,42 @@ Status Maintenance::relieve() {
     if (tiers[tier].kind != TierKind::ssd) continue;
     while (is_short(tier)) {
       const auto segments = ground_.catalog.all();
-      const auto oldest = std::find_if(segments.begin(), segments.end(), [&](const auto& entry) {
-        const SegmentFacts& facts = entry.second;
-        return facts.kind == format::SegmentKind::archive && facts.tier == tier && !facts.missing;
-      });
-      if (oldest == segments.end()) break;
-      if (!choose_tier_of(ground_.catalog, TierKind::hdd, oldest->second.bytes)) break;
-      VMSHADOW_TRY(archive({oldest->first}, everything_to(TierKind::hdd)));
+      const MonotonicTime now = ground_.clock.monotonic();
+      auto coolest = segments.end();
+      for (auto entry = segments.begin(); entry != segments.end(); ++entry) {
+        const SegmentFacts& facts = entry->second;
+        if (facts.kind != format::SegmentKind::archive || facts.tier != tier || facts.missing) {
+          continue;
+        }
+        if (coolest == segments.end() ||
+            access_.recent_bytes(entry->first, now) < access_.recent_bytes(coolest->first, now)) {
+          coolest = entry;
+        }
+      }
+      if (coolest == segments.end()) break;
+      if (!choose_tier_of(ground_.catalog, TierKind::hdd, coolest->second.bytes)) break;
+      VMSHADOW_TRY(archive({coolest->first}, everything_to(TierKind::hdd)));
     }
+  }
+  return {};
+}
+
+/// Moves what is read again and again from the slow tier to the fast one, as long as that one is
+/// not short of room for it.
+Status Maintenance::promote() {
+  if (!has_tier(TierKind::ssd)) return {};
+  const auto& tiers = ground_.catalog.directory().tiers();
+  const MonotonicTime now = ground_.clock.monotonic();
+  for (const auto& [id, facts] : ground_.catalog.all()) {
+    if (facts.kind != format::SegmentKind::archive || facts.missing ||
+        tiers[facts.tier].kind != TierKind::hdd ||
+        access_.recent_bytes(id, now) <
+            options_.promote_reads_min * static_cast<double>(facts.bytes)) {
+      continue;
+    }
+    const auto to = choose_tier_of(ground_.catalog, TierKind::ssd, facts.bytes);
+    if (!to || is_short(*to, 2 * facts.bytes)) continue;
+    VMSHADOW_TRY(archive({id}, everything_to(TierKind::ssd)));
   }
   return {};
 }

@@ -21,6 +21,7 @@
 #include <vmshadow/types.h>
 
 #include "io/append_file.h"
+#include "store/access_history.h"
 #include "store/archiver.h"
 #include "store/damage.h"
 #include "store/scrubber.h"
@@ -41,6 +42,9 @@ struct MaintenanceOptions {
   double tier_room_min = 0.2;
   /// Of a large tier not more than this.
   std::uint64_t tier_room_bytes = std::uint64_t{2} << 30;
+  /// An archive on a slow tier of which lately this many times its size was read is moved to a fast
+  /// one that has room.
+  double promote_reads_min = 1.5;
   /// Bytes read and written per second by the archiver; 0: as fast as it can.
   std::uint64_t bytes_per_second = 0;
   /// How long the disk may be unable to read something that is to be archived before it is given up
@@ -76,6 +80,8 @@ class Maintenance {
   /// Reads about `bytes` of what is stored and checks it. Archives that are found damaged are
   /// rewritten: what the index still knows is whole again, what is lost says so from then on.
   [[nodiscard]] Status scrub(std::uint64_t bytes);
+  /// Somebody read so much of these segments for epochs that were wanted.
+  void note_reads(const SegmentFiles::Reads& reads);
   /// Writes a vm_state after `change` has changed the VM's settings, and then calls it durable.
   [[nodiscard]] Status change_settings(const VmId& vm,
                                        const std::function<Status(VmSettings&)>& change);
@@ -85,7 +91,8 @@ class Maintenance {
     std::uint64_t removed_bytes{};  ///< of segments it let go
     std::uint64_t passes{};
     std::uint64_t scrubbed_bytes{};
-    std::uint64_t scrub_rounds{};  ///< all of the store
+    std::uint64_t scrub_rounds{};                  ///< all of the store
+    std::map<TierKind, std::uint64_t> read_bytes;  ///< of note_reads(), and through the store
   };
   [[nodiscard]] Figures figures() const;
   /// Damage found on the way.
@@ -99,6 +106,7 @@ class Maintenance {
   Status drain();
   Status compact();
   Status relieve();
+  Status promote();
   Status archive(const std::vector<SegmentId>& sources, const Archiver::Placement& placement);
   void remove_left_behind();
   void add_damage(const std::vector<Damage>& found);
@@ -107,7 +115,8 @@ class Maintenance {
   /// Whether a kept epoch's damage is put down to this missing segment.
   [[nodiscard]] bool is_missed(SegmentId segment) const;
   [[nodiscard]] Archiver::Placement placement() const;
-  [[nodiscard]] bool is_short(TierIndex tier) const;
+  /// Whether it would be if it had `taken` bytes more.
+  [[nodiscard]] bool is_short(TierIndex tier, std::uint64_t taken = 0) const;
   [[nodiscard]] bool has_tier(TierKind kind) const;
   /// The first journal segment that an epoch within its VM's window needs for itself.
   [[nodiscard]] SegmentId window_begins() const;
@@ -120,6 +129,7 @@ class Maintenance {
   std::mutex pass_mutex_;      ///< held during a pass
   std::mutex settings_mutex_;  ///< held while a VM's settings or kept epochs change
   Scrubber scrubber_;
+  AccessHistory access_;
   std::vector<std::string> left_behind_;           ///< files that could not be removed yet
   std::optional<MonotonicTime> unreadable_since_;  ///< the archiver has got nowhere since
   mutable std::mutex mutex_;

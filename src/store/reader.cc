@@ -64,6 +64,17 @@ void Reader::name_tiers(VmInfo& info) const {
   }
 }
 
+Reader::Reads Reader::take_reads() const {
+  const SegmentCatalog& catalog = segments_->catalog();
+  const auto& tiers = catalog.directory().tiers();
+  Reads reads{segments_->take_reads(), {}};
+  for (const TierDirectory& tier : tiers) reads.tiers[tier.kind];
+  for (const auto& [segment, bytes] : reads.segments) {
+    if (const auto facts = catalog.find(segment)) reads.tiers[tiers[facts->tier].kind] += bytes;
+  }
+  return reads;
+}
+
 Result<std::vector<VmInfo>> Reader::vms() const {
   std::vector<VmInfo> infos = index_->vms();
   for (VmInfo& info : infos) name_tiers(info);

@@ -1,6 +1,7 @@
 // Reads committed epochs back, from a store's directory or beside a live store.
 #pragma once
 
+#include <map>
 #include <memory>
 #include <string>
 #include <vector>
@@ -28,6 +29,13 @@ class Reader final : public ShadowReader {
   [[nodiscard]] Result<std::unique_ptr<EpochImage>> open(const std::string& vm_name,
                                                          Epoch epoch) const override;
   [[nodiscard]] const std::vector<Damage>& damage() const { return damage_; }
+
+  /// What was read through this reader, since this was called last.
+  struct Reads {
+    SegmentFiles::Reads segments;
+    std::map<TierKind, std::uint64_t> tiers;  ///< bytes; of the tiers that there are
+  };
+  [[nodiscard]] Reads take_reads() const;
 
  private:
   void name_tiers(VmInfo& info) const;

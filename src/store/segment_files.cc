@@ -2,6 +2,8 @@
 
 #include <fmt/format.h>
 
+#include <utility>
+
 #include "io/file.h"
 #include "store/damage.h"
 
@@ -51,6 +53,16 @@ Result<std::size_t> SegmentFiles::read_raw(SegmentId id, SegmentOffset offset,
 
 void SegmentFiles::will_read(SegmentId id, SegmentOffset offset, std::uint64_t bytes) const {
   if (const auto fd = file(id)) io::announce_reading((*fd)->get(), offset.value, bytes);
+}
+
+void SegmentFiles::count_read(SegmentId id, std::uint64_t bytes) const {
+  const std::lock_guard lock(reads_mutex_);
+  reads_[id] += bytes;
+}
+
+SegmentFiles::Reads SegmentFiles::take_reads() const {
+  const std::lock_guard lock(reads_mutex_);
+  return std::exchange(reads_, {});
 }
 
 Status SegmentFiles::read(const RecordPlace& place, format::RecordType type, const Owner& owner,

@@ -56,6 +56,12 @@ class SegmentFiles {
   /// Lets go of a segment that is no longer part of the store: its space is free once no image
   /// holds it any more.
   void forget(SegmentId id) const;
+  /// Says that so much of a segment was read for who wants an epoch (not for the store's upkeep).
+  void count_read(SegmentId id, std::uint64_t bytes) const;
+  using Reads = std::map<SegmentId, std::uint64_t>;  ///< bytes
+  /// What was counted since this was called last.
+  [[nodiscard]] Reads take_reads() const;
+
   /// The checks of read() on `bytes`, which were read from `place`.
   [[nodiscard]] static Result<format::RecordPrefix> check(const RecordPlace& place,
                                                           format::RecordType type,
@@ -70,6 +76,8 @@ class SegmentFiles {
   mutable std::map<SegmentId, std::weak_ptr<const UniqueFd>> open_;
   /// At most kOpenMax.
   mutable std::deque<std::pair<SegmentId, std::shared_ptr<const UniqueFd>>> recent_;
+  mutable std::mutex reads_mutex_;
+  mutable Reads reads_;
 };
 
 }  // namespace vmshadow::store

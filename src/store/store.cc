@@ -269,6 +269,10 @@ Status Store::scrub(std::uint64_t bytes) { return state_->maintenance->scrub(byt
 
 Status Store::maintain() { return state_->maintenance->pass(); }
 
+void Store::note_reads(const SegmentFiles::Reads& reads) const {
+  state_->maintenance->note_reads(reads);
+}
+
 std::vector<Damage> Store::damage() const {
   std::vector<Damage> damage = damage_;
   const std::vector<Damage> later = state_->maintenance->damage();
@@ -300,6 +304,9 @@ StoreStats Store::stats() const {
       tier.capacity_bytes += directory.capacity_bytes;
     }
     if (tier.directories.empty()) continue;
+    if (const auto read = figures.read_bytes.find(kind); read != figures.read_bytes.end()) {
+      tier.read_bytes = read->second;
+    }
     for (const auto& [id, facts] : segments) {
       if (tiers[facts.tier].kind != kind || facts.missing) continue;
       tier.stored_bytes += facts.bytes;

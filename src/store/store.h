@@ -72,6 +72,9 @@ class Store final : public EpochSink {
   [[nodiscard]] Status maintain();
   /// Reads about `bytes` of what is stored and checks it, now.
   [[nodiscard]] Status scrub(std::uint64_t bytes);
+  /// Somebody else, who reads the same directory, has read so much of these segments: what is read
+  /// again and again belongs on the fast tier.
+  void note_reads(const SegmentFiles::Reads& reads) const;
   [[nodiscard]] StoreStats stats() const;
 
   /// What was found damaged when the store was opened, and since.

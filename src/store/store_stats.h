@@ -13,6 +13,8 @@ struct TierStats {
   std::uint64_t capacity_bytes{};  ///< 0: as much as the file system has
   std::uint64_t stored_bytes{};    ///< segment files
   std::uint64_t live_bytes{};      ///< of those, records that a kept epoch needs
+  /// For who wanted an epoch (restores, exports, sidecars), since the store was opened.
+  std::uint64_t read_bytes{};
 };
 
 struct VmStats {

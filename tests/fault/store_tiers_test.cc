@@ -106,6 +106,45 @@ TEST_F(StoreTiersTest, CapacitiesAreKept) {
   EXPECT_EQ(store->reader()->vm("web")->epochs.size(), 120u);
 }
 
+TEST_F(StoreTiersTest, WhatIsReadAgainAndAgainMovesToTheFastTier) {
+  options_.tiers = {{TierKind::ssd, ssd_, 64 * kMiB}, {TierKind::hdd, hdd_, 64 * kMiB}};
+  options_.retention = {seconds(10), hours(1), seconds(0), seconds(0)};
+  options_.maintenance.tier_room_min = 0;
+  auto store = must_open();
+  auto session = store->open_session("web", "a");
+  ASSERT_TRUE(session);
+  for (int i = 0; i < 6; ++i) {  // most pages change once
+    clock_.advance(seconds(20));
+    ASSERT_TRUE(ship(**session));
+  }
+  session->reset();
+  clock_.advance(hours(1));
+  ASSERT_TRUE(store->maintain());
+  const auto on_hdd = [&] { return store->stats().tiers.at(1).live_bytes; };
+  ASSERT_GT(on_hdd(), 0u);
+  EXPECT_EQ(store->stats().tiers[1].read_bytes, 0u);
+
+  // Once in twenty days is not again and again.
+  const auto before = on_hdd();
+  for (int i = 0; i < 3; ++i) {
+    const auto image = store->reader()->open("web", Epoch{5});
+    ASSERT_TRUE(image) << image.error().message;
+    const auto take = [](PageNumber, const std::byte*) { return Status(); };
+    ASSERT_TRUE((*image)->for_each_page(BlockIndex{0}, take));
+    ASSERT_TRUE(store->maintain());
+    clock_.advance(hours(24 * 20));
+  }
+  EXPECT_GT(store->stats().tiers[1].read_bytes, 0u);
+  EXPECT_EQ(on_hdd(), before);
+
+  std::map<SegmentId, std::uint64_t> reads;  // as a restore in another process says
+  for (std::uint64_t id = 1; id < 100; ++id) reads[SegmentId{id}] = 8 * kMiB;
+  store->note_reads(reads);
+  ASSERT_TRUE(store->maintain());
+  EXPECT_LT(on_hdd(), before);
+  EXPECT_EQ(check(*store), "");
+}
+
 TEST_F(StoreTiersTest, UpkeepThatHasNothingToDoMovesNothing) {
   options_.tiers = {{TierKind::ssd, ssd_, 3 * kMiB}, {TierKind::hdd, hdd_, 4 * kMiB}};
   options_.retention = {seconds(60), seconds(1200), seconds(0), seconds(0)};

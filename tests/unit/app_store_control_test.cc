@@ -35,6 +35,8 @@ TEST(StoreControlTest, RequestsComeBackAsTheyWere) {
        R"({"command":"set_retention","vm":"web1","policy":"window=10m,hourly=1d"})"},
       {SetQuotaRequest{"web1", 10'737'418'240},
        R"({"command":"set_quota","vm":"web1","bytes":10737418240})"},
+      {NoteReadsRequest{{{3, 4096}, {17, 1}}},
+       R"({"command":"note_reads","segments":[[3,4096],[17,1]]})"},
       {StatusRequest{}, R"({"command":"status"})"},
   };
   for (const auto& [request, text] : cases) {
@@ -65,6 +67,9 @@ TEST(StoreControlTest, WhatIsWrongWithARequestIsSaid) {
       {R"({"command":"status","vm":"a"})", Errc::unsupported, "key 'vm'"},
       {R"({"command":"set_quota","vm":"a","bytes":-1})", Errc::invalid_argument,
        "no number 'bytes'"},
+      {R"({"command":"note_reads"})", Errc::invalid_argument, "no list 'segments'"},
+      {R"({"command":"note_reads","segments":[[1]]})", Errc::invalid_argument, "pairs of segment"},
+      {R"({"command":"note_reads","segments":[[1,-1]]})", Errc::invalid_argument, "pairs of"},
       {R"({"command":"set_retention","vm":"a","policy":""})", Errc::invalid_argument, "1 to 1024"},
       {R"({"command":"set_retention","vm":"a","policy":"\u001b[2J"})", Errc::invalid_argument,
        "printable"},
@@ -122,6 +127,10 @@ class FakeStore : public StoreControl {
   }
   Status set_quota(const std::string& vm, std::uint64_t bytes) override {
     calls.push_back("quota " + vm + " " + std::to_string(bytes));
+    return {};
+  }
+  Status note_reads(const std::map<std::uint64_t, std::uint64_t>& segments) override {
+    calls.push_back("reads of " + std::to_string(segments.size()));
     return {};
   }
   Result<Json> status() override {
