@@ -1,10 +1,34 @@
 #include "store/record_stream.h"
 
 #include <algorithm>
+#include <system_error>
 
 #include "base/assert.h"
 
 namespace vmshadow::store {
+
+RecordStream::RecordStream(const SegmentFiles& segments, format::RecordType type,
+                           const SegmentFiles::Owner& owner, std::span<const RecordPlace> places)
+    : segments_(segments), type_(type), owner_(owner), places_(places) {
+  std::uint64_t bytes = 0;
+  for (const RecordPlace& place : places) bytes += place.record_bytes();
+  if (bytes < kThreadBytesMin) return;
+  try {
+    thread_ = std::thread([this] { read_ahead(); });
+  } catch (const std::system_error&) {
+    // No thread to be had: it is only slower.
+  }
+}
+
+RecordStream::~RecordStream() {
+  if (!thread_.joinable()) return;
+  {
+    const std::lock_guard lock(mutex_);
+    stopping_ = true;
+  }
+  changed_.notify_all();
+  thread_.join();
+}
 
 RecordStream::Run RecordStream::run_from(std::size_t first) const {
   const std::uint64_t begin = places_[first].offset().value;
@@ -32,31 +56,66 @@ void RecordStream::announce() {
   }
 }
 
-void RecordStream::read_ahead() {
+void RecordStream::fill(Buffer& buffer, std::size_t first) {
   announce();
-  const Run run = run_from(next_);
-  announced_bytes_ -= std::min(announced_bytes_, run.bytes);
-  ahead_end_ = run.end;
-  ahead_offset_ = places_[next_].offset().value;
-  ahead_bytes_ = 0;
-  if (run.end == run.first + 1) return;
-  ahead_.resize(kReadBytes);
-  const auto got =
-      segments_.read_raw(places_[next_].segment(), places_[next_].offset(),
-                         MutableByteSpan(ahead_).first(static_cast<std::size_t>(run.bytes)));
-  if (got) ahead_bytes_ = *got;
+  buffer.run = run_from(first);
+  announced_bytes_ -= std::min(announced_bytes_, buffer.run.bytes);
+  buffer.bytes.resize(std::max<std::size_t>(kReadBytes, buffer.run.bytes));
+  const RecordPlace& begin = places_[first];
+  const auto got = segments_.read_raw(
+      begin.segment(), begin.offset(),
+      MutableByteSpan(buffer.bytes).first(static_cast<std::size_t>(buffer.run.bytes)));
+  const ByteSpan read = ByteSpan(buffer.bytes).first(got ? *got : 0);
+  buffer.sound.clear();
+  for (std::size_t i = first; i < buffer.run.end; ++i) {
+    const auto at = static_cast<std::size_t>(places_[i].offset().value - begin.offset().value);
+    buffer.sound.push_back(at + places_[i].record_bytes() <= read.size() &&
+                           SegmentFiles::check(places_[i], type_, owner_,
+                                               read.subspan(at, places_[i].record_bytes())));
+  }
+}
+
+void RecordStream::read_ahead() {
+  for (std::size_t first = 0; first < places_.size();) {
+    {
+      // The caller holds one of the buffers.
+      std::unique_lock lock(mutex_);
+      changed_.wait(lock, [this] { return stopping_ || filled_ - taken_ + 1 < kBuffers; });
+      if (stopping_) return;
+    }
+    Buffer& buffer = buffers_[filled_ % kBuffers];
+    fill(buffer, first);
+    first = buffer.run.end;
+    {
+      const std::lock_guard lock(mutex_);
+      ++filled_;
+    }
+    changed_.notify_all();
+  }
+}
+
+void RecordStream::take_run() {
+  current_ = &buffers_[taken_ % kBuffers];
+  if (!thread_.joinable()) {
+    fill(*current_, next_);
+    return;
+  }
+  std::unique_lock lock(mutex_);
+  ++taken_;
+  changed_.notify_all();  // the buffer that was in our hands is free
+  changed_.wait(lock, [this] { return filled_ >= taken_; });
 }
 
 Result<ByteSpan> RecordStream::next() {
   VMSHADOW_ASSERT(next_ < places_.size());
-  if (next_ == ahead_end_) read_ahead();
-  const RecordPlace& place = places_[next_++];
-  const std::uint64_t skip = place.offset().value - ahead_offset_;
-  if (skip + place.record_bytes() <= ahead_bytes_) {
-    const ByteSpan bytes =
-        ByteSpan(ahead_).subspan(static_cast<std::size_t>(skip), place.record_bytes());
-    VMSHADOW_TRY(SegmentFiles::check(place, type_, owner_, bytes));
-    return bytes.subspan(format::kRecordPrefixBytes);
+  if (current_ == nullptr || next_ == current_->run.end) take_run();
+  const std::size_t i = next_++;
+  const RecordPlace& place = places_[i];
+  if (current_->sound[i - current_->run.first]) {
+    const std::uint64_t at = place.offset().value - places_[current_->run.first].offset().value;
+    return ByteSpan(current_->bytes)
+        .subspan(static_cast<std::size_t>(at), place.record_bytes())
+        .subspan(format::kRecordPrefixBytes);
   }
   VMSHADOW_TRY(segments_.read(place, type_, owner_, alone_));
   return alone_.body();

@@ -19,7 +19,7 @@ namespace {
 
 using testing::HasSubstr;
 
-constexpr std::uint64_t kRamPages = 200;
+constexpr std::uint64_t kRamPages = 2048;  // enough to be read ahead by a thread
 
 class JournalImageTest : public testing::Test {
  protected:
