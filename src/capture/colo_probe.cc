@@ -60,9 +60,9 @@ Status probe_colo(qmp::Session& session) {
   VMSHADOW_ASSIGN(const auto migration, qmp::query_migrate(session));
   if (migration.status == "colo") {
     return fail(Errc::in_use,
-                "it is in COLO already: another vmshadow-sidecar protects it, stop that one first; "
-                "if none does (one was killed together with its guard), send "
-                "x-colo-lost-heartbeat through the VM's monitor and start again");
+                "it is in COLO already: something else protects it, stop that first; if nothing "
+                "does (a vmshadow-sidecar was killed together with its guard, and lived where it "
+                "is not seen from here), vmshadow-sidecar --release ends it");
   }
   if (migration.active()) {
     return fail(Errc::in_use, fmt::format("a migration of this VM is under way (status {}); try "

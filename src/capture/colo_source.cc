@@ -138,6 +138,8 @@ Status ColoSource::read_initial(PageSink& sink, Epoch first, MachineDescription&
   };
   VMSHADOW_ASSIGN(const Event event, read_pass());
   if (event != Event::device_tail) return fail(Errc::protocol, "QEMU's first pass has no end");
+  // QEMU sends RAM's end with the VM stopped, and from now on waits for us.
+  mark_stopped(true);
   return wait_for_colo();
 }
 
