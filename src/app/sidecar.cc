@@ -11,6 +11,7 @@
 #include "capture/abandoned_capture.h"
 #include "capture/colo_probe.h"
 #include "capture/colo_source.h"
+#include "capture/colo_versions.h"
 #include "capture/release_vm.h"
 #include "capture/vm_claim.h"
 #include "capture/vm_events.h"
@@ -213,6 +214,13 @@ int run_sidecar(const SidecarOptions& options, const StopSignal& stop, capture::
   if (!able) {
     say(fmt::format("VM '{}' cannot be protected: {}", options.vm_name, able.error().message));
     return ends_first_start(flags, able.error());
+  }
+  if (options.guard_qmp_path.empty() &&
+      capture::colo_version((*session)->version()).monitor_waits_for_sends) {
+    spdlog::info(
+        "QEMU {} does not hear its monitor while it sends to us: a second one, for the "
+        "guard (--guard-qmp), is advised",
+        (*session)->version().text());
   }
 
   EpochLedger ledger(options.report, options.report_to);
