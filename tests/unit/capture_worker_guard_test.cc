@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 #include <signal.h>
 #include <stdio.h>
+#include <sys/prctl.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -39,6 +40,7 @@ class WorkerGuardTest : public testing::Test {
     std::fflush(nullptr);
     const pid_t guard = ::fork();
     if (guard == 0) {
+      ::prctl(PR_SET_PDEATHSIG, SIGKILL);  // a guard that never ends must not outlive the test
       if (std::freopen(folder_.file("words").c_str(), "a", stderr) == nullptr) ::_exit(99);
       ::_exit(run_guarded(options_, worker));
     }
