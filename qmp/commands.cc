@@ -99,14 +99,23 @@ Status find_migration_blockers(Session& session, std::vector<Obstacle>& found) {
   return {};
 }
 
-}  // namespace
-
-Result<RunState> query_status(Session& session) {
-  VMSHADOW_ASSIGN(const Json reply, session.execute("query-status"));
+Result<RunState> read_status(const Json& reply) {
   const std::string* status = string_member(reply, "status");
   const auto running = bool_member(reply, "running");
   if (status == nullptr || !running) return malformed("query-status");
   return RunState{*running, *status};
+}
+
+}  // namespace
+
+Result<RunState> query_status(Session& session) {
+  VMSHADOW_ASSIGN(const Json reply, session.execute("query-status"));
+  return read_status(reply);
+}
+
+Result<RunState> query_status(Session& session, std::chrono::milliseconds timeout) {
+  VMSHADOW_ASSIGN(const Json reply, session.execute("query-status", Json::object(), timeout));
+  return read_status(reply);
 }
 
 bool MigrationInfo::active() const {
@@ -183,6 +192,13 @@ Status closefd(Session& session, const std::string& name) {
 }
 
 Status colo_lost_heartbeat(Session& session) { return run(session, "x-colo-lost-heartbeat"); }
+
+Status yank_migration(Session& session) {
+  VMSHADOW_TRY(
+      session.execute_oob("yank", {{"instances", Json::array({{{"type", "migration"}}})}}));
+  return {};
+}
+
 Status cont(Session& session) { return run(session, "cont"); }
 Status stop(Session& session) { return run(session, "stop"); }
 

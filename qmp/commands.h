@@ -22,6 +22,7 @@ struct RunState {
   std::string text;  ///< "running", "paused", "colo", "guest-panicked", …
 };
 [[nodiscard]] Result<RunState> query_status(Session& session);
+[[nodiscard]] Result<RunState> query_status(Session& session, std::chrono::milliseconds timeout);
 
 /// `status` of query-migrate: "none" if the reply has none; and its error-desc.
 struct MigrationInfo {
@@ -47,6 +48,9 @@ struct MigrationInfo {
 [[nodiscard]] Status closefd(Session& session, const std::string& name);
 
 [[nodiscard]] Status colo_lost_heartbeat(Session& session);
+/// Cuts the migration's own connections, out of band: frees a QEMU that is stuck in sending to a
+/// reader that does not read. Errc::unsupported where the monitor has no oob.
+[[nodiscard]] Status yank_migration(Session& session);
 [[nodiscard]] Status cont(Session& session);
 [[nodiscard]] Status stop(Session& session);
 [[nodiscard]] Status quit(Session& session);

@@ -20,6 +20,7 @@
 #include "base/assert.h"
 #include "io/socket.h"
 #include "qmp/call_table.h"
+#include "qmp/greeting.h"
 #include "qmp/json_fields.h"
 #include "qmp/message_stream.h"
 
@@ -32,33 +33,6 @@ constexpr std::chrono::milliseconds kTimeoutMax = std::chrono::hours{24 * 365};
 
 io::Deadline deadline_in(std::chrono::milliseconds timeout) {
   return io::deadline_after(std::clamp(timeout, std::chrono::milliseconds{0}, kTimeoutMax));
-}
-
-struct Greeting {
-  QemuVersion version;
-  bool offers_oob = false;
-};
-
-/// nullopt if the message is not QMP's greeting.
-std::optional<Greeting> read_greeting(const Json& message) {
-  const Json* qmp = member(message, "QMP");
-  const Json* version = qmp == nullptr ? nullptr : member(*qmp, "version");
-  const Json* qemu = version == nullptr ? nullptr : member(*version, "qemu");
-  if (qemu == nullptr) return std::nullopt;
-  Greeting greeting;
-  for (const auto& [key, number] : {std::pair{"major", &greeting.version.major},
-                                    {"minor", &greeting.version.minor},
-                                    {"micro", &greeting.version.micro}}) {
-    const auto value = integer_member(*qemu, key);
-    if (!value || *value < 0 || *value > 1'000'000) return std::nullopt;
-    *number = static_cast<int>(*value);
-  }
-  if (const auto* package = string_member(*version, "package")) greeting.version.package = *package;
-  if (const Json* capabilities = member(*qmp, "capabilities"); capabilities != nullptr) {
-    greeting.offers_oob =
-        std::find(capabilities->begin(), capabilities->end(), Json("oob")) != capabilities->end();
-  }
-  return greeting;
 }
 
 /// The stamp of an event; nullopt if it has none within reason.
@@ -168,6 +142,7 @@ struct Session::State {
   [[nodiscard]] Status take_message(Json message);
   [[nodiscard]] Status take_event(const Json& message, const std::string& event_name);
   [[nodiscard]] Status take_reply(Json message);
+  void start_reader();
   [[nodiscard]] Status shake_hands();
   [[nodiscard]] Status await_greeting();
   [[nodiscard]] Status write(const std::string& text, int passed_fd, io::Deadline deadline);
@@ -258,6 +233,10 @@ Status Session::State::take_reply(Json message) {
         error(Errc::protocol, fmt::format("QEMU answered '{}', which was not asked", shown)));
   }
   return {};
+}
+
+void Session::State::start_reader() {
+  reader = std::thread([this] { read_messages(); });
 }
 
 Status Session::State::await_greeting() {
@@ -359,8 +338,23 @@ Result<std::unique_ptr<Session>> Session::adopt(UniqueFd fd, std::string name,
   state->fd = std::move(fd);
   State* const shared = state.get();
   std::unique_ptr<Session> session(new Session(std::move(state)));
-  shared->reader = std::thread([shared] { shared->read_messages(); });
+  shared->start_reader();
   VMSHADOW_TRY(shared->shake_hands());
+  return session;
+}
+
+std::unique_ptr<Session> Session::resume(UniqueFd fd, std::string name, const Greeting& greeting,
+                                         SessionOptions options) {
+  auto state = std::make_unique<State>();
+  state->name = std::move(name);
+  state->options = std::move(options);
+  state->fd = std::move(fd);
+  state->greeting = greeting;
+  state->version = greeting.version;
+  state->oob = greeting.offers_oob;
+  State* const shared = state.get();
+  std::unique_ptr<Session> session(new Session(std::move(state)));
+  shared->start_reader();
   return session;
 }
 

@@ -42,6 +42,8 @@ struct Event {
 /// Called on the reader thread, in order; must not block nor call back into the session.
 using EventHandler = std::function<void(const Event&)>;
 
+struct Greeting;
+
 struct SessionOptions {
   /// For connecting and the greeting. A monitor serves one client at a time: when another holds it,
   /// the connection is made but no greeting comes.
@@ -62,6 +64,11 @@ class Session {
   /// The same over a connected stream socket; `name` stands in messages.
   [[nodiscard]] static Result<std::unique_ptr<Session>> adopt(UniqueFd fd, std::string name,
                                                               SessionOptions options = {});
+  /// Over a socket whose greeting was read and whose capabilities were negotiated (oob where
+  /// offered) by somebody else; it stands between two messages and is non-blocking.
+  [[nodiscard]] static std::unique_ptr<Session> resume(UniqueFd fd, std::string name,
+                                                       const Greeting& greeting,
+                                                       SessionOptions options = {});
   ~Session();
   Session(const Session&) = delete;
   Session& operator=(const Session&) = delete;

@@ -8,9 +8,13 @@
 #include <algorithm>
 #include <utility>
 
+#include "base/say.h"
+#include "capture/abandoned_capture.h"
 #include "capture/colo_probe.h"
 #include "capture/colo_source.h"
+#include "capture/colo_versions.h"
 #include "capture/release_vm.h"
+#include "capture/vm_claim.h"
 #include "capture/vm_events.h"
 #include "qmp/session.h"
 #include "ship/epoch_shipper.h"
@@ -26,7 +30,7 @@ constexpr milliseconds kFlushPatience{15000};
 constexpr milliseconds kFlushPatienceVmGone{5000};
 constexpr milliseconds kRetryWhilePaused{200};
 
-void say(const std::string& sentence) { fmt::print(stderr, "vmshadow-sidecar: {}\n", sentence); }
+void say(const std::string& sentence) { vmshadow::say("vmshadow-sidecar", sentence); }
 
 struct Protection {
   const SidecarOptions& options;
@@ -48,6 +52,7 @@ struct Protection {
 };
 
 void Protection::announce(const EpochStats& first) const {
+  flags.protected_from(system_clock().monotonic());
   if (options.report == ReportStyle::json_lines) {
     nlohmann::json line{{"event", "attached"},
                         {"vm", options.vm_name},
@@ -70,6 +75,7 @@ void Protection::announce(const EpochStats& first) const {
 // Whatever the loop waits for, the lag goes on: it is shown every second, and a link or a monitor
 // that has failed is noticed then, not at the next epoch.
 Status Protection::tick() {
+  flags.beat();
   const auto now = io::Deadline::clock::now();
   if (now < next_tick) return {};
   next_tick = now + kTickEvery;
@@ -137,7 +143,10 @@ capture::ColoOptions source_options(const StopSignal& stop, capture::GuardFlags&
                                     EpochLedger& ledger) {
   capture::ColoOptions options;
   options.on_attach = [&flags](const capture::MigrationSettings& before) { flags.arm(before); };
-  options.cancelled = [&stop] { return stop.wait(io::deadline_after({})); };
+  options.cancelled = [&stop, &flags] {
+    flags.beat();
+    return stop.wait(io::deadline_after({}));
+  };
   options.on_first_pass = [&ledger](std::uint64_t pages) { ledger.first_pass(pages); };
   options.stopped_since_ns = &flags.stopped_since_ns;
   return options;
@@ -150,15 +159,34 @@ std::uint64_t ram_bytes_max() {
 }
 
 ship::ShipperOptions shipper_options(const SidecarOptions& options, const StopSignal& stop,
-                                     EpochLedger& ledger) {
+                                     capture::GuardFlags& flags, EpochLedger& ledger) {
   ship::ShipperOptions to;
   to.build_on_committed = !options.ship_all;
   to.ram_bytes_max = ram_bytes_max();
   to.on_base_progress = [&ledger](const ship::BaseProgress& progress) {
     ledger.asking_store(progress);
   };
-  to.cancelled = [&stop] { return stop.wait(io::deadline_after({})); };
+  to.cancelled = [&stop, &flags] {
+    flags.beat();
+    return stop.wait(io::deadline_after({}));
+  };
   return to;
+}
+
+/// What another try would not change.
+bool is_final(const Error& error) {
+  return error.code == Errc::unsupported || error.code == Errc::version ||
+         error.code == Errc::stale_generation;
+}
+
+/// What ends a first start, but not a protection that has begun: a VM that is suspended just now, a
+/// store that has not yet seen the session before end.
+int ends_first_start(const capture::GuardFlags& flags, const Error& error) {
+  return flags.restarts == 0 || is_final(error) ? kExitFailed : capture::kWorkerTryAgain;
+}
+
+bool is_gone(const Error& error) {
+  return error.code == Errc::closed || error.code == Errc::not_found;
 }
 
 enum class VmFate { runs_on, gone, unknown };
@@ -168,8 +196,7 @@ enum class VmFate { runs_on, gone, unknown };
 VmFate after_lost_monitor(const std::string& qmp_path, capture::GuardFlags& flags) {
   auto again = qmp::Session::connect(qmp_path);
   if (!again) {
-    const Errc code = again.error().code;
-    return code == Errc::closed || code == Errc::not_found ? VmFate::gone : VmFate::unknown;
+    return is_gone(again.error()) ? VmFate::gone : VmFate::unknown;
   }
   if (!flags.migrating) return VmFate::runs_on;
   if (!capture::release_vm(**again)) return VmFate::unknown;
@@ -191,25 +218,50 @@ int run_sidecar(const SidecarOptions& options, const StopSignal& stop, capture::
   auto session = qmp::Session::connect(options.qmp_path, with_events(events));
   if (!session) {
     say(session.error().message);
-    return kExitFailed;
+    const bool gone = flags.restarts > 0 && is_gone(session.error());
+    return gone ? kExitVmGone : ends_first_start(flags, session.error());
+  }
+  const auto claim = capture::VmClaim::take(**session);
+  if (claim && *claim) {
+    // No capture of it lives: what a dead one has left standing still goes first.
+    const auto released = capture::release_abandoned(**session);
+    if (!released) {
+      say(fmt::format(
+          "VM '{}' was left by a vmshadow-sidecar that was killed, and may stand still: "
+          "it could not be released: {}",
+          options.vm_name, released.error().message));
+      return is_final(released.error()) ? kExitFailed : capture::kWorkerTryAgain;
+    }
+    if (*released) say(**released);
   }
   // Before the store grants a generation for a VM that cannot be captured anyway.
-  Status able = capture::probe_colo(**session);
+  Status able = claim ? capture::probe_colo(**session) : Status{fail(claim.error())};
   if (able && !options.ignore_disks) able = capture::refuse_unprotected_disks(**session);
   if (!able) {
     say(fmt::format("VM '{}' cannot be protected: {}", options.vm_name, able.error().message));
-    return kExitFailed;
+    return ends_first_start(flags, able.error());
+  }
+  if (options.guard_qmp_path.empty() &&
+      capture::colo_version((*session)->version()).monitor_waits_for_sends) {
+    spdlog::info(
+        "QEMU {} does not hear its monitor while it sends to us: a second one, for the "
+        "guard (--guard-qmp), is advised",
+        (*session)->version().text());
   }
 
   EpochLedger ledger(options.report, options.report_to);
   auto shipper = ship::EpochShipper::connect(
       options.store, options.vm_name, system_clock(),
       [&ledger](const ship::CommittedEpoch& epoch) { ledger.committed(epoch); },
-      shipper_options(options, stop, ledger));
+      shipper_options(options, stop, flags, ledger));
   if (!shipper) {
     if (shipper.error().code == Errc::cancelled) return kExitOk;  // nothing was touched yet
     say(shipper.error().message);
-    return kExitFailed;
+    // A store that is not there yet will be; a VM of this name that is shadowed already is a
+    // mistake.
+    return shipper.error().code == Errc::in_use || is_final(shipper.error())
+               ? ends_first_start(flags, shipper.error())
+               : capture::kWorkerTryAgain;
   }
 
   capture::ColoSource source(**session, events, system_clock(),
@@ -228,7 +280,7 @@ int run_sidecar(const SidecarOptions& options, const StopSignal& stop, capture::
     // The guard does not wait for the store: it takes over as soon as we end.
     say(fmt::format("VM '{}' was not released: {}", options.vm_name,
                     monitor_lost ? monitor_lost->message : released.error().message));
-    return kExitFailed;
+    return capture::kWorkerTryAgain;
   }
   flags.migrating = false;
   const Status flushed =
@@ -241,13 +293,14 @@ int run_sidecar(const SidecarOptions& options, const StopSignal& stop, capture::
     return kExitVmGone;
   }
   if (!status) {
-    say(
-        fmt::format("VM '{}' is no longer protected: {}; the VM runs on, {}: start the sidecar "
-                    "again when that is put right",
-                    options.vm_name, status.error().message, newest_committed(ledger)));
+    const bool ends = options.once || is_final(status.error());
+    say(fmt::format("VM '{}' is no longer protected: {}; the VM runs on, {}{}", options.vm_name,
+                    status.error().message, newest_committed(ledger),
+                    ends ? ": start the sidecar again when that is put right" : ""));
+    return ends ? kExitFailed : capture::kWorkerTryAgain;
   }
-  if (status && !flushed) say(flushed.error().message);
-  return status && flushed ? kExitOk : kExitFailed;
+  if (!flushed) say(flushed.error().message);
+  return flushed ? kExitOk : kExitFailed;
 }
 
 }  // namespace vmshadow::app

@@ -20,9 +20,13 @@ struct SidecarOptions {
   std::string qmp_path;
   io::TcpAddress store;
   std::chrono::milliseconds interval{200};
-  std::chrono::milliseconds pause_deadline{2000};  ///< of the guard
+  /// Of the guard.
+  std::chrono::milliseconds pause_deadline{300};
+  std::string guard_qmp_path;  ///< a monitor for the guard alone; empty: there is none
   /// Stop, in order, after this many epochs beside the full pass; nullopt: until told.
   std::optional<std::uint64_t> epochs;
+  /// End instead of protecting again when protection was lost.
+  bool once = false;
   /// Protect RAM and devices of a VM that also has writable disks.
   bool ignore_disks = false;
   /// Ship all RAM at the start, also where the store has most of it already.
@@ -32,13 +36,14 @@ struct SidecarOptions {
 };
 
 /// Exit codes of vmshadow-sidecar.
-inline constexpr int kExitOk = 0;
-inline constexpr int kExitFailed = 1;
+inline constexpr int kExitOk = capture::kWorkerDone;
+inline constexpr int kExitFailed = capture::kWorkerFailed;
 inline constexpr int kExitUsage = 2;
-inline constexpr int kExitVmGone = 3;
+inline constexpr int kExitVmGone = capture::kWorkerVmGone;
 
 /// Protects the VM until `stop`, the number of epochs is reached, or an error. Whatever happens the
-/// VM is released before it returns. Errors go to stderr, one sentence each.
+/// VM is released before it returns, or `flags` say that the guard must. Errors go to stderr, one
+/// sentence each. Returns one of the above, or capture::kWorkerTryAgain after what may pass.
 [[nodiscard]] int run_sidecar(const SidecarOptions& options, const StopSignal& stop,
                               capture::GuardFlags& flags);
 

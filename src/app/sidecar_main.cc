@@ -3,6 +3,8 @@
 #include <unistd.h>
 
 #include "app/logging.h"
+#include "app/release_command.h"
+#include "app/report_stream.h"
 #include "app/sidecar.h"
 #include "capture/worker_guard.h"
 
@@ -21,7 +23,19 @@ for us alone, for example:
 Stop it with SIGINT or SIGTERM: the VM is released and runs on. Without output commit a failover may
 lose what the guest did since the newest committed epoch: that is the lag shown.
 
-Exit codes: 0 stopped in order, 1 failed (the VM runs on), 2 usage, 3 the VM is gone.)";
+It is two processes: the one that captures, and a guard above it. Whatever becomes of the first, the
+guard sees the VM running and, after a moment, protects it again (a new generation, from a full
+pass): so too when the store or the link was lost. Closing the terminal it was started from ends it
+in order; one that was started without (setsid, a service manager) ignores SIGHUP. Should both
+processes be killed, the next start releases the VM first; so does, on its own:
+
+  vmshadow-sidecar --release --qmp /run/vm1.qmp
+
+While a VM is protected, do not migrate or save it (virsh save, migrate, snapshot with memory), and do
+not plug devices: stop the sidecar first. QEMU before 10.0 may end at a `migrate` that comes meanwhile.
+
+Exit codes: 0 stopped in order (--release: the VM runs), 1 failed or cannot be protected (the VM
+runs on), 2 usage, 3 the VM is gone.)";
 
 }  // namespace
 
@@ -29,25 +43,33 @@ int main(int argc, char** argv) {
   app::SidecarOptions options;
   std::string store;
   std::uint64_t interval_ms = 200;
-  std::uint64_t pause_deadline_ms = 2000;
+  std::uint64_t pause_deadline_ms = 300;
   std::uint64_t epochs = 0;
   bool json = false;
   bool quiet = false;
   bool verbose = false;
+  bool release = false;
 
   CLI::App cli{kHelp, "vmshadow-sidecar"};
   cli.set_version_flag("--version", VMSHADOW_VERSION);
-  cli.add_option("--vm", options.vm_name, "the VM's name in the store")->required();
+  cli.add_option("--vm", options.vm_name, "the VM's name in the store");
   cli.add_option("--qmp", options.qmp_path, "unix socket of a QMP monitor of this VM")->required();
-  cli.add_option("--store", store, "the store's HOST:PORT")->required();
+  cli.add_option("--store", store, "the store's HOST:PORT");
   cli.add_option("--interval-ms", interval_ms, "time between epochs, in milliseconds")
       ->capture_default_str()
       ->check(CLI::Range(std::uint64_t{1}, std::uint64_t{86'400'000}));
   auto* epochs_option = cli.add_option("--epochs", epochs, "stop after this many epochs");
   cli.add_option("--pause-deadline-ms", pause_deadline_ms,
-                 "the guard ends a pause of the VM that lasts longer, and with it the protection")
+                 "the guard ends a pause of the VM that lasts longer, and protects it anew")
       ->capture_default_str()
       ->check(CLI::Range(std::uint64_t{50}, std::uint64_t{600'000}));
+  cli.add_option("--guard-qmp", options.guard_qmp_path,
+                 "a second QMP monitor, for the guard alone: held open in advance, it frees even a "
+                 "QEMU whose main loop is stuck");
+  cli.add_flag("--once", options.once,
+               "end when protection is lost, instead of protecting the VM again");
+  cli.add_flag("--release", release,
+               "release a VM that a killed sidecar left paused, and do nothing else");
   cli.add_flag("--ignore-disks", options.ignore_disks,
                "protect RAM and devices of a VM that also has writable disks");
   cli.add_flag(
@@ -62,6 +84,11 @@ int main(int argc, char** argv) {
   } catch (const CLI::ParseError& error) {
     const int code = cli.exit(error);
     return code == 0 ? app::kExitOk : app::kExitUsage;
+  }
+  if (release) return app::run_release(options.qmp_path);
+  if (options.vm_name.empty() || store.empty()) {
+    std::fprintf(stderr, "vmshadow-sidecar: --vm and --store are required (or --release)\n");
+    return app::kExitUsage;
   }
   if (!is_valid_vm_name(options.vm_name)) {
     std::fprintf(stderr,
@@ -84,17 +111,26 @@ int main(int argc, char** argv) {
   } else if (!quiet) {
     options.report =
         ::isatty(STDERR_FILENO) != 0 ? app::ReportStyle::terminal : app::ReportStyle::quiet;
-    options.report_to = stderr;
+  }
+  options.report_to = app::open_report_stream(json ? STDOUT_FILENO : STDERR_FILENO);
+  if (options.report_to == nullptr) {
+    std::perror("vmshadow-sidecar: opening the report");
+    return app::kExitFailed;
   }
 
-  return capture::run_guarded(
-      {options.qmp_path, options.pause_deadline}, [&](capture::GuardFlags& flags) {
-        app::set_up_logging("vmshadow-sidecar", verbose);
-        const auto stop = app::StopSignal::create();
-        if (!stop) {
-          std::fprintf(stderr, "vmshadow-sidecar: %s\n", stop.error().message.c_str());
-          return app::kExitFailed;
-        }
-        return app::run_sidecar(options, *stop, flags);
-      });
+  capture::GuardOptions guard;
+  guard.monitor = options.qmp_path;
+  guard.own_monitor = options.guard_qmp_path;
+  guard.pause_deadline = options.pause_deadline;
+  guard.once = options.once;
+  guard.verbose = verbose;
+  return capture::run_guarded(guard, [&](capture::GuardFlags& flags) {
+    app::set_up_logging("vmshadow-sidecar", verbose);
+    const auto stop = app::StopSignal::create();
+    if (!stop) {
+      std::fprintf(stderr, "vmshadow-sidecar: %s\n", stop.error().message.c_str());
+      return app::kExitFailed;
+    }
+    return app::run_sidecar(options, *stop, flags);
+  });
 }

@@ -5,26 +5,15 @@
 
 #include <algorithm>
 
+#include "capture/colo_versions.h"
 #include "qmp/commands.h"
 
 namespace vmshadow::capture {
 
 Status check_colo_version(const qmp::QemuVersion& version) {
-  const auto number = std::tuple(version.major, version.minor, version.micro);
-  if (number < std::tuple(5, 0, 0)) {
-    return fail(Errc::unsupported, fmt::format("QEMU {} is too old for COLO epochs; 5.0 or newer "
-                                               "is needed (7.2 is tested)",
-                                               version.text()));
-  }
-  // In these the migration completes and the VM stays paused.
-  if ((number >= std::tuple(10, 0, 0) && number <= std::tuple(10, 0, 6)) ||
-      (version.major == 10 && version.minor == 1)) {
-    return fail(Errc::unsupported,
-                fmt::format("QEMU {} has a broken COLO that would leave the VM paused; use 10.0.7 "
-                            "or newer of the 10.0 series, or another series",
-                            version.text()));
-  }
-  return {};
+  const char* refusal = colo_version(version).refusal;
+  if (refusal == nullptr) return {};
+  return fail(Errc::unsupported, fmt::format("QEMU {} {}", version.text(), refusal));
 }
 
 Status probe_colo(qmp::Session& session) {
@@ -60,9 +49,9 @@ Status probe_colo(qmp::Session& session) {
   VMSHADOW_ASSIGN(const auto migration, qmp::query_migrate(session));
   if (migration.status == "colo") {
     return fail(Errc::in_use,
-                "it is in COLO already: another vmshadow-sidecar protects it, stop that one first; "
-                "if none does (one was killed together with its guard), send "
-                "x-colo-lost-heartbeat through the VM's monitor and start again");
+                "it is in COLO already: something else protects it, stop that first; if nothing "
+                "does (a vmshadow-sidecar was killed together with its guard, and lived where it "
+                "is not seen from here), vmshadow-sidecar --release ends it");
   }
   if (migration.active()) {
     return fail(Errc::in_use, fmt::format("a migration of this VM is under way (status {}); try "

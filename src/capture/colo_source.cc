@@ -12,6 +12,7 @@
 
 #include "base/assert.h"
 #include "capture/colo_probe.h"
+#include "capture/colo_versions.h"
 #include "capture/first_pass_limit.h"
 #include "capture/machine_recorder.h"
 #include "capture/migration_settings.h"
@@ -119,6 +120,7 @@ Status ColoSource::start_migration() {
     io::set_socket_buffers(ours.get(), options_.socket_buffer_bytes);
   }
   drain_ = std::make_unique<EpochDrain>(std::move(ours), *sink_);
+  drain_->stream().set_version(colo_version(session_.version()));
   return {};
 }
 
@@ -138,6 +140,11 @@ Status ColoSource::read_initial(PageSink& sink, Epoch first, MachineDescription&
   };
   VMSHADOW_ASSIGN(const Event event, read_pass());
   if (event != Event::device_tail) return fail(Errc::protocol, "QEMU's first pass has no end");
+  // QEMU sends RAM's end with the VM stopped, and from now on waits for us.
+  mark_stopped(true);
+  if (drain_->stream().return_path_opened()) {
+    VMSHADOW_TRY(drain_->send({kReturnPathShut[0], kReturnPathShut[1]}));
+  }
   return wait_for_colo();
 }
 

@@ -13,7 +13,13 @@ namespace {
 // "As fast as it goes", in bytes per second; QEMU rejects values near 2^64.
 constexpr std::uint64_t kBandwidthUnlimited = std::uint64_t{1} << 50;
 
-constexpr const char* kParameters[] = {"max-bandwidth", "x-checkpoint-delay", "downtime-limit"};
+struct Parameter {
+  const char* name;
+  std::uint64_t default_value;  // QEMU's own, 5.0 to 10.x
+};
+constexpr Parameter kParameters[] = {{"max-bandwidth", std::uint64_t{128} << 20},
+                                     {"x-checkpoint-delay", 20'000},
+                                     {"downtime-limit", 300}};
 
 // Capabilities that would change the stream or the protocol; switched off where they are on.
 constexpr const char* kCapabilitiesOff[] = {
@@ -56,9 +62,13 @@ Result<MigrationSettings> MigrationSettings::read(qmp::Session& session) {
     }
   }
   VMSHADOW_ASSIGN(const qmp::Json parameters, qmp::query_migrate_parameters(session));
-  for (const char* name : kParameters) {
-    if (const auto value = qmp::unsigned_member(parameters, name)) {
-      settings.parameters_[name] = *value;
+  // A bandwidth that nobody else would set.
+  settings.left_by_capture_ =
+      qmp::unsigned_member(parameters, "max-bandwidth") == kBandwidthUnlimited;
+  for (const Parameter& parameter : kParameters) {
+    if (const auto value = qmp::unsigned_member(parameters, parameter.name)) {
+      settings.parameters_[parameter.name] =
+          settings.left_by_capture_ ? parameter.default_value : *value;
     }
   }
   VMSHADOW_ASSERT(settings.text().size() <= kTextBytesMax);

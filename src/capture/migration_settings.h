@@ -17,12 +17,16 @@ constexpr std::uint64_t kCheckpointDelayMs = 4294967295;
 
 class MigrationSettings {
  public:
-  /// Reads what is set now. Errc::unsupported if this QEMU does not know x-colo.
+  /// Reads what is set now. Errc::unsupported if this QEMU does not know x-colo. What a capture
+  /// that died has left is not taken for the operator's: QEMU's defaults stand in for it.
   [[nodiscard]] static Result<MigrationSettings> read(qmp::Session& session);
   /// Switches to what a capture needs: x-colo alone, as fast as it goes, checkpoints on request.
   [[nodiscard]] Status apply_for_capture(qmp::Session& session) const;
   /// Puts back what was read. Tries both capabilities and parameters, whichever fails.
   [[nodiscard]] Status restore(qmp::Session& session) const;
+
+  /// What was read had been set by a capture that never put it back.
+  [[nodiscard]] bool left_by_capture() const { return left_by_capture_; }
 
   /// One line of JSON, at most kTextBytesMax bytes; and back.
   static constexpr std::size_t kTextBytesMax = 4096;
@@ -32,6 +36,7 @@ class MigrationSettings {
  private:
   std::map<std::string, bool> capabilities_;         // only those we change
   std::map<std::string, std::uint64_t> parameters_;  // likewise
+  bool left_by_capture_ = false;
 };
 
 }  // namespace vmshadow::capture

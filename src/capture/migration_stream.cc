@@ -24,7 +24,6 @@ constexpr RefusedFlag kRefusedFlags[] = {
     {0x100, "compress"},       {0x200, "multifd"}, {0x400, "multifd flush"},
 };
 
-constexpr std::uint16_t kCommandMax = 12;  // MIG_CMD_SWITCHOVER_START, the newest known
 constexpr std::size_t kMachineNameBytesMax = 1024;
 constexpr std::uint32_t kCapabilitiesMax = 64;
 
@@ -275,10 +274,15 @@ Result<MigrationStream::Event> MigrationStream::parse_command(Cursor& cursor) {
     cursor.seek(start);
     return Event::need_more;
   }
-  if (command > kCommandMax) {
+  const StreamCommands& allowed =
+      in_checkpoint() ? version_->checkpoint_commands : version_->initial_commands;
+  if (!allowed.contains(command)) {
     return fail(Errc::unsupported, fmt::format("stream command {}", command));
   }
-  // ENABLE_COLO, PING, SWITCHOVER_START …: nothing that a reader of state must act on.
+  if (command == static_cast<std::uint16_t>(StreamCommand::open_return_path)) {
+    return_path_opened_ = true;
+  }
+  // Nothing else that a reader of state must act on.
   cursor.skip(length);
   return Event::need_more;
 }

@@ -23,6 +23,8 @@
 #include <vmshadow/page_sink.h>
 #include <vmshadow/result.h>
 
+#include "capture/colo_versions.h"
+
 namespace vmshadow::capture {
 
 /// COLO's messages (qapi/migration.json, COLOMessage), be32 on the wire, both directions.
@@ -35,6 +37,10 @@ enum class ColoMessage : std::uint32_t {
   vmstate_received = 5,
   vmstate_loaded = 6,
 };
+
+/// What shuts the return path (MIG_RP_MSG_SHUT: be16 type 1, be16 length 4, be32 no error), as two
+/// such words.
+inline constexpr ColoMessage kReturnPathShut[] = {ColoMessage{0x0001'0004}, ColoMessage{0}};
 
 class MigrationStream {
  public:
@@ -55,6 +61,9 @@ class MigrationStream {
     Event event{};
   };
 
+  /// The stream is this QEMU's: what others may send is refused. Without it all versions' is taken.
+  void set_version(const ColoVersion& version) { version_ = &version; }
+
   /// Consumes whole items from the front of `bytes` until an event or until none is left. Pages are
   /// appended to `pages`, their data pointing into `bytes`. Errors are final: Errc::protocol for
   /// what breaks the format, Errc::unsupported (by name) for what we do not capture.
@@ -71,6 +80,8 @@ class MigrationStream {
   [[nodiscard]] const std::vector<std::byte>& configuration() const { return configuration_; }
   /// Device FULL sections followed by 0x00; leaves the parser's copy empty.
   [[nodiscard]] std::vector<std::byte> take_device_state();
+  /// QEMU listens on the return path, and does not enter COLO before that is shut.
+  [[nodiscard]] bool return_path_opened() const { return return_path_opened_; }
   /// Page records seen since construction.
   [[nodiscard]] std::uint64_t pages_seen() const { return pages_seen_; }
   [[nodiscard]] std::uint64_t zero_pages_seen() const { return zero_pages_seen_; }
@@ -108,10 +119,12 @@ class MigrationStream {
   [[nodiscard]] Result<Event> parse_device_bytes(Cursor& cursor);
   [[nodiscard]] bool in_checkpoint() const { return initial_done_; }
 
+  const ColoVersion* version_ = &colo_versions().back();
   State state_ = State::header;
   bool initial_done_ = false;
   bool ram_end_seen_ = false;  // initial: the section now read is RAM's END
   bool layout_complete_ = false;
+  bool return_path_opened_ = false;
   ColoMessage expected_message_ = ColoMessage::checkpoint_request;
   std::uint64_t block_list_left_ = 0;  // bytes of RAM whose blocks are not listed yet
   std::uint64_t device_left_ = 0;

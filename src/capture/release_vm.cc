@@ -18,6 +18,7 @@ constexpr milliseconds kPatience{5000};
 constexpr milliseconds kPollInterval{2};
 constexpr milliseconds kFailsByItself{500};
 constexpr milliseconds kRestartPatience{1000};
+constexpr milliseconds kStuckAfter{200};
 
 Status end_migration(qmp::Session& session, io::Deadline deadline) {
   // A first pass whose socket is closed fails by itself; cancelling could meet its step into COLO.
@@ -38,9 +39,7 @@ Status end_migration(qmp::Session& session, io::Deadline deadline) {
     if (!told) spdlog::debug("ending the migration: {}", told.error().message);
     if (io::Deadline::clock::now() >= deadline) {
       return fail(Errc::timed_out,
-                  fmt::format("QEMU's migration does not end (status {}): ask query-status, and if "
-                              "the VM is paused send x-colo-lost-heartbeat",
-                              info.status));
+                  fmt::format("QEMU's migration does not end (status {})", info.status));
     }
     std::this_thread::sleep_for(kPollInterval);
   }
@@ -96,6 +95,15 @@ Status release_vm(qmp::Session& session) {
   VMSHADOW_TRY(end_migration(session, deadline));
   const bool suspend = before.text == "paused" || before.text == "guest-panicked";
   return suspend ? suspend_again(session) : see_it_run(session, deadline);
+}
+
+void free_stuck_monitor(qmp::Session& session) {
+  if (!session.has_oob()) return;
+  const auto answered = qmp::query_status(session, kStuckAfter);
+  if (answered || answered.error().code != Errc::timed_out) return;
+  if (auto cut = qmp::yank_migration(session); !cut) {
+    spdlog::debug("cutting the migration's connection: {}", cut.error().message);
+  }
 }
 
 }  // namespace vmshadow::capture

@@ -16,4 +16,9 @@ namespace vmshadow::capture {
 /// a state in which QEMU would abort on leaving COLO, so nothing was done.
 [[nodiscard]] Status release_vm(qmp::Session& session);
 
+/// For one who finds QEMU in the hands of a capture that may be dead: if the monitor answers
+/// nothing because QEMU is stuck in sending to that capture, cuts the migration's connection (where
+/// the session has oob), so that release_vm() is heard.
+void free_stuck_monitor(qmp::Session& session);
+
 }  // namespace vmshadow::capture

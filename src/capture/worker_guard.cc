@@ -1,5 +1,6 @@
 #include "capture/worker_guard.h"
 
+#include <fcntl.h>
 #include <fmt/format.h>
 #include <signal.h>
 #include <sys/mman.h>
@@ -7,122 +8,53 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <cstdio>
 #include <cstring>
 #include <new>
+#include <optional>
 #include <string>
+#include <string_view>
 
 #include <vmshadow/clock.h>
 
 #include "base/assert.h"
+#include "base/say.h"
+#include "base/unique_fd.h"
+#include "capture/back_off.h"
+#include "capture/guard_priority.h"
 #include "capture/release_vm.h"
 #include "qmp/commands.h"
+#include "qmp/standby_monitor.h"
 
 namespace vmshadow::capture {
 namespace {
 
 using std::chrono::milliseconds;
+using std::chrono::nanoseconds;
 
-constexpr int kExitFailed = 1;
-constexpr milliseconds kClockEvery{50};
-constexpr milliseconds kRetryEvery{500};
+constexpr std::string_view kProgram = "vmshadow-sidecar";
+constexpr milliseconds kLookEvery{50};
+/// A look that comes later than this: it was the guard that could not run.
+constexpr milliseconds kLookLate{500};
+constexpr milliseconds kDiesWithin{100};
+constexpr milliseconds kRetryEvery{200};
 constexpr std::chrono::seconds kSayAgainEvery{60};
+constexpr milliseconds kBackOffFirst{1000};
+constexpr milliseconds kBackOffMost{60'000};
+constexpr std::chrono::seconds kHealthyAfter{60};
+constexpr milliseconds kMonitorPatience{3000};
 
-void say(const std::string& sentence) { fmt::print(stderr, "vmshadow-sidecar: {}\n", sentence); }
+void say(const std::string& sentence) { vmshadow::say(kProgram, sentence); }
 
-Status release(const GuardFlags& flags, const std::string& monitor) {
-  qmp::SessionOptions options;
-  options.greeting_timeout = std::chrono::seconds(5);
-  VMSHADOW_ASSIGN(const auto session, qmp::Session::connect(monitor, options));
-  VMSHADOW_TRY(release_vm(*session));
-  VMSHADOW_ASSIGN(const auto settings, MigrationSettings::parse(flags.settings.data()));
-  return settings.restore(*session);
-}
+MonotonicTime now() { return system_clock().monotonic(); }
+
+std::string seconds_text(milliseconds wait) { return fmt::format("{} s", wait.count() / 1000); }
 
 /// Nobody listens on the monitor's socket any more: QEMU has ended.
 bool vm_is_gone(const Error& error) {
   return error.code == Errc::closed || error.code == Errc::not_found;
-}
-
-/// Waits for one of `signals`; 0 if none came in time.
-int wait_for_signal(const sigset_t& signals, milliseconds limit) {
-  const timespec time{limit.count() / 1000, (limit.count() % 1000) * 1'000'000};
-  const int signal = ::sigtimedwait(&signals, nullptr, &time);
-  return signal > 0 ? signal : 0;
-}
-
-// A VM left in mid-checkpoint stands still, so this goes on until it runs, is gone, or we are told
-// to stop.
-int release_after_death(const std::string& how, const GuardFlags& flags, const std::string& monitor,
-                        const sigset_t& signals) {
-  auto said = std::chrono::steady_clock::now() - kSayAgainEvery;
-  for (;;) {
-    const Status released = release(flags, monitor);
-    if (released) {
-      say(
-          fmt::format("the worker {}; the VM was released, runs on and is no longer protected: "
-                      "start the sidecar again",
-                      how));
-      return kExitFailed;
-    }
-    if (vm_is_gone(released.error())) {
-      say(fmt::format("the worker {}, and the VM is gone: {}", how, released.error().message));
-      return kExitFailed;
-    }
-    if (std::chrono::steady_clock::now() - said >= kSayAgainEvery) {
-      said = std::chrono::steady_clock::now();
-      say(
-          fmt::format("the worker {} and the VM may stand still: it could not be released yet: {}; "
-                      "trying on",
-                      how, released.error().message));
-    }
-    const int signal = wait_for_signal(signals, kRetryEvery);
-    if (signal != 0 && signal != SIGCHLD) {
-      say("stopped before the VM was released: if it is paused, send x-colo-lost-heartbeat through "
-          "its monitor");
-      return kExitFailed;
-    }
-  }
-}
-
-int after_worker(int status, const GuardOptions& options, const GuardFlags& flags, bool overdue,
-                 const sigset_t& signals) {
-  if (WIFEXITED(status) && !flags.migrating) return WEXITSTATUS(status);
-  std::string how = WIFSIGNALED(status) ? fmt::format("was killed by signal {}", WTERMSIG(status))
-                                        : fmt::format("ended with code {}", WEXITSTATUS(status));
-  if (overdue) {
-    how = fmt::format("kept the VM stopped for over {} ms and was killed",
-                      options.pause_deadline.count());
-  }
-  if (!flags.migrating) {
-    say(fmt::format("the worker {}; the VM is not affected", how));
-    return kExitFailed;
-  }
-  return release_after_death(how, flags, options.monitor, signals);
-}
-
-bool is_overdue(const GuardFlags& flags, milliseconds deadline) {
-  const std::int64_t since = flags.stopped_since_ns;
-  return since != 0 && system_clock().monotonic() - MonotonicTime{since} > deadline;
-}
-
-int guard_worker(pid_t worker, const GuardOptions& options, const GuardFlags& flags,
-                 const sigset_t& signals) {
-  bool overdue = false;
-  for (;;) {
-    const int signal = wait_for_signal(signals, kClockEvery);
-    int status = 0;
-    const pid_t ended = ::waitpid(worker, &status, WNOHANG);
-    if (ended == worker) return after_worker(status, options, flags, overdue, signals);
-    if (signal != 0 && signal != SIGCHLD) {
-      ::kill(worker, signal == SIGHUP ? SIGTERM : signal);
-    }
-    if (!overdue && is_overdue(flags, options.pause_deadline)) {
-      overdue = true;
-      ::kill(worker, SIGKILL);
-    }
-  }
 }
 
 /// The signals the guard takes; not those that our caller has us ignore (nohup, a shell's "&").
@@ -138,12 +70,127 @@ sigset_t guard_signals() {
   return signals;
 }
 
-[[noreturn]] void run_worker(pid_t guard, GuardFlags& flags,
-                             const std::function<int(GuardFlags&)>& worker) {
+bool has_terminal() {
+  return static_cast<bool>(UniqueFd(::open("/dev/tty", O_RDONLY | O_CLOEXEC | O_NOCTTY)));
+}
+
+class WorkerGuard {
+ public:
+  WorkerGuard(const GuardOptions& options, GuardFlags& flags,
+              const std::function<int(GuardFlags&)>& worker)
+      : options_(options),
+        flags_(flags),
+        worker_(worker),
+        signals_(guard_signals()),
+        has_terminal_(has_terminal()) {}
+
+  int run();
+
+ private:
+  enum class Death { none, by_itself, overdue, stopped, silent };
+  enum class Release { done, vm_gone, told_to_stop };
+
+  [[nodiscard]] bool open_own_monitor();
+  [[nodiscard]] bool start_worker();
+  [[noreturn]] void run_worker(pid_t guard);
+  void watch();
+  void reap();
+  void look();
+  void kill_worker(Death why);
+  [[nodiscard]] nanoseconds until_next_look() const;
+  /// Takes a signal if one comes in time; true if it tells us to end.
+  bool take_signal(nanoseconds limit);
+  [[nodiscard]] std::optional<int> after_worker();
+  [[nodiscard]] Release release_vm_at_last();
+  [[nodiscard]] Status try_release();
+  [[nodiscard]] std::string death_text() const;
+  [[nodiscard]] bool wait_out(milliseconds wait);
+
+  const GuardOptions& options_;
+  GuardFlags& flags_;
+  const std::function<int(GuardFlags&)>& worker_;
+  const sigset_t signals_;
+  const bool has_terminal_;
+  const GuardPriority priority_;
+  BackOff back_off_{kBackOffFirst, kBackOffMost};
+  std::optional<qmp::StandbyMonitor> own_monitor_;
+  std::string not_released_;  // why not, of a VM that runs all the same
+  bool told_to_stop_ = false;
+
+  // Of the worker that is watched.
+  pid_t pid_ = -1;
+  bool reaped_ = true;
+  int status_ = 0;
+  Death death_ = Death::none;
+  MonotonicTime killed_at_{};
+  std::optional<MonotonicTime> stopped_at_;  // the worker itself, by SIGSTOP
+  std::uint32_t beats_seen_ = 0;
+  nanoseconds silent_for_{};
+  MonotonicTime looked_at_{};
+};
+
+int WorkerGuard::run() {
+  // Blocked before the fork, so that none is lost in between; the guard waits for them and the
+  // worker decides for itself how to take them.
+  ::sigprocmask(SIG_BLOCK, &signals_, nullptr);
+  const std::string got = priority_.raise();
+  for (;;) {
+    if (!open_own_monitor()) return kWorkerFailed;
+    if (!start_worker()) return kWorkerFailed;
+    const bool locked = GuardPriority::lock_memory();
+    if (options_.verbose && flags_.restarts == 0) {
+      say(fmt::format("the guard (process {}) has {} and {}; it ends a pause after {} ms",
+                      ::getpid(), got, locked ? "locked its memory" : "no locked memory",
+                      options_.pause_deadline.count()));
+    }
+    watch();
+    if (const auto code = after_worker()) return *code;
+    const milliseconds wait = back_off_.next();
+    say(fmt::format("protecting the VM again in {}", seconds_text(wait)));
+    if (!wait_out(wait)) return kWorkerDone;
+    ++flags_.restarts;
+  }
+}
+
+// A monitor that was said to be the guard's and is not must be known at the start; later on, what
+// is left is the worker's, free once it is dead.
+bool WorkerGuard::open_own_monitor() {
+  if (options_.own_monitor.empty() || own_monitor_) return true;
+  auto opened = qmp::StandbyMonitor::open(options_.own_monitor, kMonitorPatience);
+  if (opened) {
+    own_monitor_.emplace(*std::move(opened));
+    return true;
+  }
+  say("the guard's own monitor: " + opened.error().message);
+  return flags_.restarts > 0;
+}
+
+bool WorkerGuard::start_worker() {
+  flags_.clear();
+  death_ = Death::none;
+  stopped_at_.reset();
+  beats_seen_ = 0;
+  silent_for_ = {};
+  looked_at_ = now();
+  const pid_t guard = ::getpid();
+  const pid_t pid = ::fork();
+  if (pid < 0) {
+    say(errno_error(errno, "starting the worker").message);
+    return false;
+  }
+  if (pid == 0) run_worker(guard);
+  pid_ = pid;
+  reaped_ = false;
+  return true;
+}
+
+void WorkerGuard::run_worker(pid_t guard) {
+  priority_.lower();
+  own_monitor_.reset();
   ::prctl(PR_SET_PDEATHSIG, SIGTERM);
   if (::getppid() != guard) ::raise(SIGTERM);  // the guard died before we could ask
-  const int code = worker(flags);
-  if (::getppid() != guard && !flags.migrating) {
+  const int code = worker_(flags_);
+  if (::getppid() != guard && !flags_.migrating) {
     say(fmt::format(
         "the guard process {} was killed; the VM was released, runs on and is no longer "
         "protected: start the sidecar again",
@@ -153,41 +200,214 @@ sigset_t guard_signals() {
   ::_exit(code);
 }
 
-}  // namespace
-
-void GuardFlags::arm(const MigrationSettings& before) {
-  const std::string text = before.text();
-  VMSHADOW_ASSERT(text.size() < settings.size());
-  std::memcpy(settings.data(), text.c_str(), text.size() + 1);
-  migrating = true;
+/// Until the worker is dead: no allocation here.
+void WorkerGuard::watch() {
+  while (!reaped_) {
+    take_signal(until_next_look());
+    reap();
+    if (reaped_) return;
+    look();
+    // One that does not even die (its disk does not answer) must not keep the VM.
+    if (death_ != Death::none && now() - killed_at_ > kDiesWithin) return;
+  }
 }
+
+bool WorkerGuard::take_signal(nanoseconds limit) {
+  const auto ns = std::max<std::int64_t>(limit.count(), 0);
+  const timespec time{ns / 1'000'000'000, ns % 1'000'000'000};
+  const int signal = ::sigtimedwait(&signals_, nullptr, &time);
+  if (signal <= 0 || signal == SIGCHLD) return false;
+  // Not from a terminal, for there is none: nothing to reload, nothing to end.
+  if (signal == SIGHUP && !has_terminal_) return false;
+  told_to_stop_ = true;
+  if (!reaped_) ::kill(pid_, SIGTERM);
+  return true;
+}
+
+void WorkerGuard::reap() {
+  int status = 0;
+  while (!reaped_ && ::waitpid(pid_, &status, WNOHANG | WUNTRACED | WCONTINUED) == pid_) {
+    if (WIFSTOPPED(status)) {
+      stopped_at_ = now();
+    } else if (WIFCONTINUED(status)) {
+      stopped_at_.reset();
+    } else {
+      reaped_ = true;
+      status_ = status;
+      if (death_ == Death::none) death_ = Death::by_itself;
+    }
+  }
+}
+
+void WorkerGuard::look() {
+  if (own_monitor_ && !own_monitor_->drain()) own_monitor_.reset();
+  if (death_ != Death::none) return;
+  const MonotonicTime time = now();
+  // By the guard's own looks, not by the clock: a host that froze both must not cost the worker its
+  // life.
+  const nanoseconds since = time - looked_at_;
+  looked_at_ = time;
+  const std::uint32_t beats = flags_.beats.load(std::memory_order_relaxed);
+  silent_for_ = beats == beats_seen_ && since < kLookLate ? silent_for_ + since : nanoseconds{};
+  beats_seen_ = beats;
+
+  const std::int64_t vm_stopped = flags_.stopped_since_ns;
+  if (vm_stopped != 0 && time - MonotonicTime{vm_stopped} > options_.pause_deadline) {
+    kill_worker(Death::overdue);
+  } else if (stopped_at_ && time - *stopped_at_ > options_.pause_deadline) {
+    kill_worker(Death::stopped);
+  } else if (silent_for_ > options_.silence) {
+    kill_worker(Death::silent);
+  }
+}
+
+void WorkerGuard::kill_worker(Death why) {
+  death_ = why;
+  killed_at_ = now();
+  ::kill(pid_, SIGKILL);
+}
+
+nanoseconds WorkerGuard::until_next_look() const {
+  nanoseconds wait = kLookEvery;
+  const auto not_after = [&](MonotonicTime since) {
+    // A bit behind the deadline, for it must have passed.
+    wait = std::min(wait, since - now() + options_.pause_deadline + std::chrono::microseconds{100});
+  };
+  if (death_ != Death::none) return std::min<nanoseconds>(wait, kDiesWithin / 10);
+  if (const std::int64_t since = flags_.stopped_since_ns; since != 0) not_after({since});
+  if (stopped_at_) not_after(*stopped_at_);
+  return wait;
+}
+
+std::string WorkerGuard::death_text() const {
+  const auto limit = options_.pause_deadline.count();
+  switch (death_) {
+    case Death::overdue:
+      return fmt::format("kept the VM stopped for over {} ms and was killed", limit);
+    case Death::stopped:
+      return fmt::format("was stopped by a signal for over {} ms and was killed", limit);
+    case Death::silent:
+      return fmt::format("hung for over {} and was killed", seconds_text(options_.silence));
+    case Death::none:
+    case Death::by_itself:
+      break;
+  }
+  return WIFSIGNALED(status_) ? fmt::format("was killed by signal {}", WTERMSIG(status_))
+                              : fmt::format("ended with code {}", WEXITSTATUS(status_));
+}
+
+/// Sees to the VM; the program's exit code, or nullopt if another worker shall be started.
+std::optional<int> WorkerGuard::after_worker() {
+  const bool exited = reaped_ && WIFEXITED(status_);
+  const int code = exited ? WEXITSTATUS(status_) : kWorkerTryAgain;
+  const std::int64_t since = flags_.protected_since_ns;
+  if (since != 0 && now() - MonotonicTime{since} > kHealthyAfter) back_off_.reset();
+  const bool ends = options_.once || told_to_stop_ || (exited && code != kWorkerTryAgain);
+
+  if (flags_.migrating) {
+    switch (release_vm_at_last()) {
+      case Release::vm_gone:
+        return kWorkerVmGone;
+      case Release::told_to_stop:
+        return kWorkerFailed;
+      case Release::done:
+        break;
+    }
+    say(fmt::format("the worker {}; the VM {} and is no longer protected{}", death_text(),
+                    not_released_.empty() ? "was released, runs on"
+                                          : "runs on, but it was not released: " + not_released_,
+                    ends ? ": start the sidecar again" : ""));
+    if (ends) return kWorkerFailed;
+  } else if (!exited) {
+    say(fmt::format("the worker {}; the VM is not affected", death_text()));
+  }
+  if (ends) return exited && code != kWorkerTryAgain ? code : kWorkerFailed;
+  // Only what is dead may be followed.
+  while (!reaped_) {
+    if (take_signal(kRetryEvery)) return kWorkerFailed;
+    reap();
+  }
+  return std::nullopt;
+}
+
+// A VM left in mid-checkpoint stands still, so this goes on until it runs, is gone, or we are told
+// to stop.
+WorkerGuard::Release WorkerGuard::release_vm_at_last() {
+  std::optional<MonotonicTime> said;
+  for (;;) {
+    const Status released = try_release();
+    if (released) return Release::done;
+    if (vm_is_gone(released.error())) {
+      say(fmt::format("the worker {}, and the VM is gone: {}", death_text(),
+                      released.error().message));
+      return Release::vm_gone;
+    }
+    if (!said || now() - *said > kSayAgainEvery) {
+      said = now();
+      say(
+          fmt::format("the worker {} and the VM may stand still: it could not be released yet: {}; "
+                      "trying on",
+                      death_text(), released.error().message));
+    }
+    if (take_signal(kRetryEvery)) {
+      say("stopped before the VM was released: if it is paused, run vmshadow-sidecar --release "
+          "with its --qmp");
+      return Release::told_to_stop;
+    }
+    reap();
+  }
+}
+
+Status WorkerGuard::try_release() {
+  qmp::SessionOptions session_options;
+  session_options.greeting_timeout = kMonitorPatience;
+  const auto open = [&]() -> Result<std::unique_ptr<qmp::Session>> {
+    if (own_monitor_) {
+      auto ready = std::move(*own_monitor_).wake(session_options);
+      own_monitor_.reset();
+      if (ready) return ready;
+    }
+    return qmp::Session::connect(options_.monitor, session_options);
+  };
+  VMSHADOW_ASSIGN(const auto session, open());
+  free_stuck_monitor(*session);
+  not_released_.clear();
+  if (auto released = release_vm(*session); !released) {
+    // A QEMU that has lost track of its migration never ends it; what counts is the guest.
+    const auto run_state = qmp::query_status(*session);
+    if (!run_state || !run_state->running) return released;
+    not_released_ = std::move(released).error().message;
+    return {};
+  }
+  VMSHADOW_ASSIGN(const auto settings, MigrationSettings::parse(flags_.settings.data()));
+  return settings.restore(*session);
+}
+
+/// False if told to stop meanwhile.
+bool WorkerGuard::wait_out(milliseconds wait) {
+  const MonotonicTime until = now() + wait;
+  for (MonotonicTime time = now(); time < until; time = now()) {
+    if (take_signal(until - time)) return false;
+  }
+  return true;
+}
+
+}  // namespace
 
 int run_guarded(const GuardOptions& options, const std::function<int(GuardFlags&)>& worker) {
   void* memory = ::mmap(nullptr, sizeof(GuardFlags), PROT_READ | PROT_WRITE,
                         MAP_SHARED | MAP_ANONYMOUS, -1, 0);
   if (memory == MAP_FAILED) {
-    std::perror("vmshadow-sidecar: mapping the guard's flags");
-    return kExitFailed;
+    say(errno_error(errno, "mapping the guard's flags").message);
+    return kWorkerFailed;
   }
   auto* flags = new (memory) GuardFlags;
 
   // An ignored SIGCHLD, inherited, would hide the worker's end; a terminal's stop signals would
-  // stop guard and worker together, with the VM standing still.
+  // stop guard and worker together, with the VM standing still; a closed pipe must end nobody.
   ::signal(SIGCHLD, SIG_DFL);
-  for (const int signal : {SIGTSTP, SIGTTIN, SIGTTOU}) ::signal(signal, SIG_IGN);
-  // Blocked before the fork, so that none is lost in between; the guard waits for them and the
-  // worker decides for itself how to take them.
-  const sigset_t signals = guard_signals();
-  ::sigprocmask(SIG_BLOCK, &signals, nullptr);
-
-  const pid_t guard = ::getpid();
-  const pid_t pid = ::fork();
-  if (pid < 0) {
-    std::perror("vmshadow-sidecar: starting the worker");
-    return kExitFailed;
-  }
-  if (pid == 0) run_worker(guard, *flags, worker);
-  return guard_worker(pid, options, *flags, signals);
+  for (const int signal : {SIGTSTP, SIGTTIN, SIGTTOU, SIGPIPE}) ::signal(signal, SIG_IGN);
+  return WorkerGuard(options, *flags, worker).run();
 }
 
 }  // namespace vmshadow::capture

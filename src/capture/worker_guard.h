@@ -1,50 +1,57 @@
-// The process above the one that captures: whatever happens to the worker, the VM runs on.
+// The process above the one that captures: whatever happens to the worker, the VM runs on, and it
+// is protected again.
 //
-//   guard ── fork ──► worker (attaches, captures, ships)
-//     │  waits                │ exits by itself ──► guard exits with the same code
-//     │                       │ is killed ────────► guard takes the monitor, ends the checkpoint,
-//     │                       │                     sees the VM running, says so, exits with 1
-//     │  watches the clock    │ keeps the VM stopped past the deadline ──► guard kills it, and so
-//     on ▼
+//   ┌────────────────────────────── wait (1 s, doubling to 60 s) ◄─────────────────────┐
+//   ▼                                                                                  │
+//   start ─ fork ─► worker (attaches, captures, ships)                                 │
+//   watch                │ ends because of the link, the store, QEMU ──────────────────┤
+//     │                  │ is killed ─────────────────────────┐                        │
+//     │ the clock        │ keeps the VM stopped too long,     ├─► release the VM, see  │
+//     │ signals          │ hangs, is stopped: the guard kills ┘   it run, say so ──────┘
+//     │                  │ ends for good (told to, done, cannot be protected) ─► exit, its code
+//     ▼                  └ finds the VM gone ─► exit 3
 //   is killed ──► the worker is told (SIGTERM), leaves the VM in order, exits
+//
+// The guard has one thread, locks its memory, runs before ordinary processes where it may, and
+// allocates nothing while it watches. It learns of the VM's stops through GuardFlags.
 #pragma once
 
-#include <array>
-#include <atomic>
 #include <chrono>
-#include <cstdint>
 #include <functional>
 #include <string>
 
-#include "capture/migration_settings.h"
+#include "capture/guard_flags.h"
 
 namespace vmshadow::capture {
 
-/// Shared between guard and worker.
-struct GuardFlags {
-  /// The worker is between telling QEMU to migrate and having released the VM: only then may the
-  /// guard act on the VM.
-  std::atomic<bool> migrating{false};
-  /// Since when the worker has the VM stopped (monotonic nanoseconds), 0 while it runs.
-  std::atomic<std::int64_t> stopped_since_ns{0};
-  /// What must be put back (MigrationSettings::text()); valid while `migrating`.
-  std::array<char, MigrationSettings::kTextBytesMax + 1> settings{};
-  static_assert(std::atomic<bool>::is_always_lock_free);
-  static_assert(std::atomic<std::int64_t>::is_always_lock_free);
-
-  /// Sets `settings`, then `migrating`.
-  void arm(const MigrationSettings& before);
+/// How a worker ends, and the program: its exit codes.
+enum WorkerExit : int {
+  kWorkerDone = 0,
+  kWorkerFailed = 1,     ///< for good: trying again would not help
+  kWorkerVmGone = 3,     ///< the VM has ended
+  kWorkerTryAgain = 75,  ///< of the worker alone (EX_TEMPFAIL): start another one
 };
 
 struct GuardOptions {
   std::string monitor;  ///< path of the QMP socket to take over
-  /// A worker that has kept the VM stopped for longer is killed.
-  std::chrono::milliseconds pause_deadline{2000};
+  /// Path of a second QMP socket, for the guard alone: held open in advance. Empty: there is none,
+  /// `monitor` is free once the worker is dead.
+  std::string own_monitor;
+  /// A worker that keeps the VM stopped for longer is killed, and so is one that itself has been
+  /// stopped (SIGSTOP) for longer.
+  std::chrono::milliseconds pause_deadline{300};
+  /// A worker that shows no sign of life for so long while the VM runs is killed.
+  std::chrono::milliseconds silence{30'000};
+  /// End instead of starting another worker.
+  bool once = false;
+  /// Say what the system let the guard have.
+  bool verbose = false;
 };
 
-/// Forks, runs `worker` in the child and guards it; returns, in the parent, the exit code of the
-/// program. Call before any thread is started. SIGINT, SIGTERM and SIGHUP to the guard end the
-/// worker in order.
+/// Forks, runs `worker` in the child and guards it, again and again; returns, in the parent, the
+/// exit code of the program. Call before any thread is started. SIGINT and SIGTERM end the worker
+/// in order, and the program with it; so does SIGHUP if the program has a terminal (it was closed),
+/// while without one it means nothing.
 [[nodiscard]] int run_guarded(const GuardOptions& options,
                               const std::function<int(GuardFlags&)>& worker);
 

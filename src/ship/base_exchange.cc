@@ -131,10 +131,11 @@ class BaseBuilder {
 /// Waits until a record begins to arrive.
 Status wait_for_record(const RecordChannel& channel, const BaseRequest& request) {
   const auto deadline = io::deadline_after(request.silence);
-  while (!channel.in_record()) {
+  while (true) {
     if (request.cancelled && request.cancelled()) {
       return fail(Errc::cancelled, "told to stop while the store was asked what it has");
     }
+    if (channel.in_record()) break;
     auto ready =
         io::wait_for(channel.fd(), POLLIN, std::min(deadline, io::deadline_after(kCancelPoll)));
     if (ready) break;

@@ -65,11 +65,8 @@ class ExtremesE2e : public testing::Test {
     ASSERT_TRUE(store) << store.error().message;
     // These guests write as fast as they can; on a loaded machine their pauses are no sign of a
     // hang.
-    auto sidecar = SidecarProgram::start({"vm1",
-                                          (*primary)->qmp_path(),
-                                          store->address(),
-                                          interval,
-                                          {"--pause-deadline-ms", "30000"}});
+    auto sidecar = SidecarProgram::start(
+        {"vm1", (*primary)->qmp_path(), store->address(), interval, {}, true, seconds(30)});
     ASSERT_TRUE(sidecar) << sidecar.error().message;
     const Status protected_so_far =
         sidecar->wait_for_epochs(epochs + 1, io::deadline_after(seconds(120)));

@@ -1,8 +1,6 @@
 // What a sidecar may meet at a VM's monitor: no monitor, another's, none that speaks QMP; a VM that
-// cannot be protected, and one whose administrator or guest acts while it is protected.
+// cannot be protected.
 #include <nlohmann/json.hpp>
-#include <poll.h>
-#include <signal.h>
 
 #include <fstream>
 #include <thread>
@@ -15,7 +13,6 @@ namespace vmshadow::test {
 namespace {
 
 using std::chrono::milliseconds;
-using ::testing::HasSubstr;
 
 /// Nothing listens there: what is refused before the store is asked needs none.
 constexpr const char* kNoStore = "127.0.0.1:1";
@@ -157,113 +154,6 @@ TEST(MonitorFaults, PausedVmIsRefusedAndStaysPaused) {
   must(qmp::cont(*rig.observer()));
   StoreProgram store = must(StoreProgram::start(rig.store_directory()));
   rig.expect_protectable_again(store);
-}
-
-TEST(MonitorFaults, MigrationOfSomebodyElseIsLeftAlone) {
-  VMSHADOW_REQUIRE(guest_available({}));
-  FaultRig rig;
-  // Slow, so that it is under way as long as the test needs it.
-  must(qmp::migrate_set_parameters(*rig.observer(), {{"max-bandwidth", 4096}}));
-  must(qmp::migrate(*rig.observer(), "exec:cat > /dev/null"));
-  wait_until([&] { return must(qmp::query_migrate(*rig.observer())).status == "active"; });
-  expect_refused(rig.config(kNoStore),
-                 {"VM 'vm1' cannot be protected: ",
-                  "a migration of this VM is under way (status active)", "when it is over"});
-  EXPECT_EQ(must(qmp::query_migrate(*rig.observer())).status, "active");
-  must(qmp::migrate_cancel(*rig.observer()));
-  wait_until([&] { return !must(qmp::query_migrate(*rig.observer())).active(); });
-  rig.expect_runs_on();
-  StoreProgram store = must(StoreProgram::start(rig.store_directory()));
-  rig.expect_protectable_again(store);
-}
-
-TEST(MonitorFaults, SuspendedVmStaysSuspendedAndEpochsGoOnAfterwards) {
-  VMSHADOW_REQUIRE(guest_available({}));
-  FaultRig rig;
-  StoreProgram store = must(StoreProgram::start(rig.store_directory()));
-  SidecarProgram sidecar = rig.protect(store.address());
-  // Between checkpoints: `stop` inside one is overtaken by the checkpoint's own resume.
-  wait_until([&] {
-    must(qmp::stop(*rig.observer()));
-    ::poll(nullptr, 0, 100);
-    return must(qmp::query_status(*rig.observer())).text == "paused";
-  });
-  wait_until([&] { return sidecar.messages().find("no epoch taken") != std::string::npos; });
-  ::poll(nullptr, 0, 200);  // epochs cut before the suspension may still be committed
-  const std::size_t epochs = sidecar.epochs();
-  const std::size_t reports = rig.guest().witness().lines().size();
-  ::poll(nullptr, 0, 1000);
-  EXPECT_EQ(sidecar.epochs(), epochs);
-  EXPECT_EQ(rig.guest().witness().lines().size(), reports);
-  EXPECT_EQ(must(qmp::query_status(*rig.observer())).text, "paused");
-  EXPECT_THAT(sidecar.messages(), HasSubstr("the VM is not running (status paused)"));
-
-  must(qmp::cont(*rig.observer()));
-  must(sidecar.wait_for_epochs(epochs + 5, io::deadline_after(kFaultPatience)));
-  EXPECT_EQ(must(sidecar.stop()).text(), "exit code 0") << sidecar.messages();
-  rig.expect_runs_on();
-  rig.expect_nothing_lost(acknowledged_epochs(sidecar));
-  rig.expect_exact();
-}
-
-// QEMU starts the VM as it leaves COLO: neither end of a sidecar may undo a suspension by that.
-TEST(MonitorFaults, SuspensionOutlivesTheSidecar) {
-  VMSHADOW_REQUIRE(guest_available({}));
-  FaultRig rig;
-  StoreProgram store = must(StoreProgram::start(rig.store_directory()));
-  for (const int number : {SIGTERM, SIGKILL}) {
-    SCOPED_TRACE(number);
-    SidecarProgram sidecar = rig.protect(store.address());
-    wait_until([&] {
-      must(qmp::stop(*rig.observer()));
-      ::poll(nullptr, 0, 100);
-      return must(qmp::query_status(*rig.observer())).text == "paused";
-    });
-    ::kill(must(sidecar.worker_pid()), number);
-    const ExitStatus status = must(sidecar.process().wait(io::deadline_after(kFaultPatience)));
-    EXPECT_EQ(status.code, number == SIGTERM ? 0 : 1) << sidecar.messages();
-    EXPECT_EQ(must(qmp::query_status(*rig.observer())).text, "paused");
-    EXPECT_FALSE(must(qmp::query_migrate(*rig.observer())).active());
-    must(qmp::cont(*rig.observer()));
-    rig.expect_nothing_lost(acknowledged_epochs(sidecar));
-  }
-  rig.expect_protectable_again(store);
-}
-
-TEST(MonitorFaults, QemuThatEndsIsSaidWithItsOwnExitCode) {
-  VMSHADOW_REQUIRE(guest_available({}));
-  for (const bool killed : {false, true}) {
-    SCOPED_TRACE(killed ? "killed" : "quit");
-    FaultRig rig;
-    StoreProgram store = must(StoreProgram::start(rig.store_directory()));
-    SidecarProgram sidecar = rig.protect(store.address(), 5);
-    if (killed) {
-      rig.guest().kill();
-    } else {
-      static_cast<void>(qmp::quit(*rig.observer()));
-    }
-    expect_end(sidecar, 3,
-               {"the monitor of VM 'vm1' is gone", "it has ended, or is ending",
-                "the newest committed epoch is "});
-    const auto acknowledged = acknowledged_epochs(sidecar);
-    ASSERT_FALSE(acknowledged.empty());
-    EXPECT_THAT(sidecar.messages(), HasSubstr("the newest committed epoch is " +
-                                              std::to_string(*acknowledged.rbegin()) + "\n"));
-    rig.expect_nothing_lost(acknowledged);
-    rig.expect_exact();
-  }
-}
-
-// The guest's own reset ends a QEMU that was started with -no-reboot, as its shutdown does.
-TEST(MonitorFaults, GuestThatShutsDownIsSaidWithItsOwnExitCode) {
-  VMSHADOW_REQUIRE(guest_available({}));
-  FaultRig rig;
-  StoreProgram store = must(StoreProgram::start(rig.store_directory()));
-  SidecarProgram sidecar = rig.protect(store.address(), 5);
-  static_cast<void>(rig.observer()->execute("system_reset"));
-  expect_end(sidecar, 3, {"the monitor of VM 'vm1' is gone", "the newest committed epoch is "});
-  rig.expect_nothing_lost(acknowledged_epochs(sidecar));
-  rig.expect_exact();
 }
 
 }  // namespace

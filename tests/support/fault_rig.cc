@@ -3,8 +3,10 @@
 #include <fmt/format.h>
 #include <nlohmann/json.hpp>
 #include <poll.h>
+#include <signal.h>
 
 #include <algorithm>
+#include <span>
 #include <sstream>
 
 #include "qmp/commands.h"
@@ -17,6 +19,7 @@ using ::testing::HasSubstr;
 
 constexpr seconds kPatience{60};
 constexpr std::size_t kReportsAfter = 10;
+constexpr int kSamplesMax = 2000;
 
 }  // namespace
 
@@ -64,6 +67,24 @@ std::set<std::uint64_t> stored_epochs(const std::string& store_directory, const 
   return epochs;
 }
 
+std::vector<std::string> busy_witness() {
+  return {"arena_mib=8", "pages=all", "tick_us=5000", "fill_words=16"};
+}
+
+bool halt_at_the_cut(qmp::Session& observer, pid_t worker) {
+  for (int sample = 0; sample < kSamplesMax; ++sample) {
+    ::kill(worker, SIGSTOP);
+    if (must(qmp::query_status(observer)).text == "colo") {
+      // It stays so: QEMU waits for us, not for its own sends.
+      ::poll(nullptr, 0, 50);
+      if (must(qmp::query_status(observer)).text == "colo") return true;
+    }
+    ::kill(worker, SIGCONT);
+    ::poll(nullptr, 0, sample % 5);
+  }
+  return false;
+}
+
 FaultRig::FaultRig(std::vector<std::string> extra_args, std::vector<std::string> witness) {
   GuestConfig config;
   config.witness = std::move(witness);
@@ -87,6 +108,12 @@ SidecarProgram FaultRig::protect(const std::string& store, std::size_t epochs,
   SidecarProgram sidecar = must(SidecarProgram::start(wanted));
   must(sidecar.wait_for_epochs(epochs, io::deadline_after(kPatience)));
   return sidecar;
+}
+
+std::chrono::milliseconds FaultRig::longest_gap(std::size_t from) {
+  const auto reports = must(guest_->reports());
+  const WitnessRun run = examine_run(std::span(reports).subspan(std::min(from, reports.size())));
+  return std::chrono::duration_cast<std::chrono::milliseconds>(run.longest_gap);
 }
 
 void FaultRig::expect_reports_go_on(std::chrono::milliseconds gap_max) {

@@ -58,6 +58,13 @@ void expect_end(SidecarProgram& sidecar, int code, const std::vector<std::string
 [[nodiscard]] std::set<std::uint64_t> stored_epochs(const std::string& store_directory,
                                                     const std::string& vm);
 
+/// A guest whose checkpoints take long, so that a moment at random is often inside one.
+[[nodiscard]] std::vector<std::string> busy_witness();
+
+/// Halts the worker where the VM stands still for it: between its REPLY and its acknowledgement.
+/// False if no sample met that moment.
+[[nodiscard]] bool halt_at_the_cut(qmp::Session& observer, pid_t worker);
+
 /// A bare witness that goes through faults, and a folder for stores.
 class FaultRig {
  public:
@@ -75,6 +82,8 @@ class FaultRig {
       std::chrono::milliseconds interval = std::chrono::milliseconds(20));
   [[nodiscard]] SidecarConfig config(const std::string& store) const;
 
+  /// The longest time without a report since report number `from`, by the host's stamps.
+  [[nodiscard]] std::chrono::milliseconds longest_gap(std::size_t from);
   /// The guest runs, QEMU is at rest with COLO off, and reports keep coming without a defect or a
   /// gap of `gap_max`.
   void expect_runs_on(std::chrono::milliseconds gap_max = std::chrono::seconds(5));

@@ -104,7 +104,10 @@ Result<SidecarProgram> SidecarProgram::start(const SidecarConfig& config) {
                   config.store,
                   "--interval-ms",
                   std::to_string(config.interval.count()),
+                  "--pause-deadline-ms",
+                  std::to_string(config.pause_deadline.count()),
                   "--json"};
+  if (config.once) options.argv.emplace_back("--once");
   options.argv.insert(options.argv.end(), config.extra_args.begin(), config.extra_args.end());
   options.stdout_file = sidecar.scratch_->file("lines");
   options.stderr_file = sidecar.scratch_->file("messages");
@@ -138,6 +141,12 @@ std::vector<Json> SidecarProgram::lines() const {
 std::size_t SidecarProgram::epochs() const {
   std::size_t count = 0;
   for (const Json& line : lines()) count += line.value("event", "") == "epoch" ? 1 : 0;
+  return count;
+}
+
+std::size_t SidecarProgram::attachments() const {
+  std::size_t count = 0;
+  for (const Json& line : lines()) count += line.value("event", "") == "attached" ? 1 : 0;
   return count;
 }
 

@@ -55,6 +55,10 @@ struct SidecarConfig {
   std::string store;  ///< HOST:PORT
   std::chrono::milliseconds interval{200};
   std::vector<std::string> extra_args;
+  /// With --once: most tests are about the end of a protection, not about its return.
+  bool once = true;
+  /// Long by default: on a loaded test machine a pause is no sign of a hang.
+  std::chrono::milliseconds pause_deadline{10'000};
 };
 
 /// A vmshadow-sidecar with --json.
@@ -69,6 +73,8 @@ class SidecarProgram {
   [[nodiscard]] std::vector<nlohmann::json> lines() const;
   /// Epoch lines so far.
   [[nodiscard]] std::size_t epochs() const;
+  /// How often it began to protect.
+  [[nodiscard]] std::size_t attachments() const;
   [[nodiscard]] std::optional<Epoch> last_epoch() const;
   /// The summary; nullopt before the end.
   [[nodiscard]] std::optional<nlohmann::json> summary() const;

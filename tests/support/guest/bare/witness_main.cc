@@ -15,6 +15,8 @@
 //   fill_words=0        32-bit words of noise put into a written page (0 to 1012)
 //   verify=16           arena pages checked per tick
 //   report=1            ticks between reports
+//   panic_after=0       reports after which it says so to a pvpanic device, as a crashed kernel; 0:
+//   never
 //
 // Every instruction may cost a microsecond here (a KVM that emulates the guest), so a page's check
 // covers its frame (nonce, number, sequence at both ends), not its content.
@@ -40,6 +42,7 @@ struct Parameters {
   uint32_t fill_words;
   uint32_t verify;
   uint32_t report;
+  uint32_t panic_after;
 };
 constexpr Parameters kDefaults = {
     .arena_mib = 16,
@@ -53,7 +56,10 @@ constexpr Parameters kDefaults = {
     .fill_words = 0,
     .verify = 16,
     .report = 1,
+    .panic_after = 0,
 };
+constexpr uint16_t kPvpanicPort = 0x505;
+constexpr uint8_t kPvpanicPanicked = 1;
 constexpr uint32_t kAll = 0xffffffff;
 constexpr uint32_t kFillWordsMax = (kPage - 48) / 4;
 constexpr uint32_t kNoiseWords = 8192;
@@ -151,6 +157,8 @@ void take_parameter(const char* word) {
     p.verify = number(v);
   else if (const char* v = value_of(word, "report"))
     p.report = number(v);
+  else if (const char* v = value_of(word, "panic_after"))
+    p.panic_after = number(v);
   else
     give_up("unknown parameter: ", word);
 }
@@ -375,6 +383,10 @@ extern "C" [[noreturn]] void witness_main() {
   const uint32_t interrupts_per_tick = parameters.tick_us == 0 ? 0 : start_ticks();
   for (uint32_t tick = 0;;) {
     print_report(control, bare::put_serial);
+    if (parameters.panic_after != 0 && control.line > parameters.panic_after) {
+      parameters.panic_after = 0;
+      bare::out8(kPvpanicPort, kPvpanicPanicked);
+    }
     for (tick = 0; tick < parameters.report; ++tick) {
       for (uint32_t i = 0; i < interrupts_per_tick; ++i) wait_for_tick();
       write_some();
