@@ -24,8 +24,8 @@ Stop it with SIGINT or SIGTERM: the VM is released and runs on. Without output c
 lose what the guest did since the newest committed epoch: that is the lag shown.
 
 It is two processes: the one that captures, and a guard above it. Whatever becomes of the first, the
-guard sees the VM running and, after a moment, protects it again (a new generation, from a full
-pass): so too when the store or the link was lost. Closing the terminal it was started from ends it
+guard sees the VM running and, after a moment, protects it again (a new generation; shipped is what
+differs from the store's newest epoch): so too when the store or the link was lost. Closing the terminal it was started from ends it
 in order; one that was started without (setsid, a service manager) ignores SIGHUP. Should both
 processes be killed, the next start releases the VM first; so does, on its own:
 
