@@ -40,6 +40,9 @@ struct ColoVersion {
   StreamCommands initial_commands;
   /// May come in a checkpoint, between VMSTATE_SEND and the dirty RAM.
   StreamCommands checkpoint_commands;
+  /// x-colo is only taken together with the capability return-path, and QEMU enters COLO once that
+  /// path is shut.
+  bool needs_return_path{};
   /// The monitor waits while QEMU sends a checkpoint's RAM: whoever shall free a VM from a reader
   /// that hangs needs a connection that was made before, and out-of-band commands.
   bool monitor_waits_for_sends{};

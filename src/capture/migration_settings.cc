@@ -2,7 +2,11 @@
 
 #include <nlohmann/json.hpp>
 
+#include <algorithm>
+#include <iterator>
+
 #include "base/assert.h"
+#include "capture/colo_versions.h"
 #include "capture/first_pass_limit.h"
 #include "qmp/commands.h"
 #include "qmp/json_fields.h"
@@ -56,10 +60,14 @@ Result<MigrationSettings> MigrationSettings::read(qmp::Session& session) {
   // Never to be left on: found on, it was left so by a capture that died, and the VM's next
   // ordinary migration would enter COLO.
   settings.capabilities_["x-colo"] = false;
-  for (const char* name : kCapabilitiesOff) {
-    if (const auto it = capabilities.find(name); it != capabilities.end() && it->second) {
-      settings.capabilities_.insert(*it);
-    }
+  settings.on_.insert("x-colo");
+  if (colo_version(session.version()).needs_return_path) settings.on_.insert("return-path");
+  for (const auto& [name, on] : capabilities) {
+    if (name == "x-colo") continue;
+    const bool off_wanted = std::find(std::begin(kCapabilitiesOff), std::end(kCapabilitiesOff),
+                                      name) != std::end(kCapabilitiesOff);
+    const bool on_wanted = settings.on_.contains(name);
+    if (on_wanted ? !on : off_wanted && on) settings.capabilities_[name] = on;
   }
   VMSHADOW_ASSIGN(const qmp::Json parameters, qmp::query_migrate_parameters(session));
   // A bandwidth that nobody else would set.
@@ -77,7 +85,7 @@ Result<MigrationSettings> MigrationSettings::read(qmp::Session& session) {
 
 Status MigrationSettings::apply_for_capture(qmp::Session& session) const {
   std::map<std::string, bool> wanted;
-  for (const auto& [name, unused] : capabilities_) wanted[name] = name == "x-colo";
+  for (const auto& [name, unused] : capabilities_) wanted[name] = on_.contains(name);
   if (auto set = qmp::migrate_set_capabilities(session, wanted); !set) {
     return fail(std::move(set).error().with_context("switching QEMU's COLO on"));
   }

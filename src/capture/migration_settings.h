@@ -4,6 +4,7 @@
 
 #include <cstdint>
 #include <map>
+#include <set>
 #include <string>
 
 #include <vmshadow/result.h>
@@ -35,6 +36,7 @@ class MigrationSettings {
 
  private:
   std::map<std::string, bool> capabilities_;         // only those we change
+  std::set<std::string> on_;                         // those of them that a capture needs on
   std::map<std::string, std::uint64_t> parameters_;  // likewise
   bool left_by_capture_ = false;
 };

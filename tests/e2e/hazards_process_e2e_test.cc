@@ -30,6 +30,8 @@ constexpr int kRoundsWithBackOff = 3;  // 1, 2 and 4 s
 constexpr milliseconds kDeadline{300};
 /// What the guest may stand still at most, by its own reports: the deadline, and the takeover.
 constexpr milliseconds kStillMost = kDeadline + milliseconds{100};
+/// Where nothing stops it but the attaching: on a loaded machine that may take a while.
+constexpr seconds kAttachingMost{1};
 const std::vector<std::string> kWorkerKilled{"the worker was killed by signal 9",
                                              "the VM was released, runs on",
                                              "no longer protected: start the sidecar again"};
@@ -109,7 +111,7 @@ TEST(HazardWorker, KilledBetweenCuts) {
   }
   wait_for_attachment(sidecar, kRoundsWithBackOff + 1);
   EXPECT_EQ(must(sidecar.stop()).text(), "exit code 0") << sidecar.messages();
-  rig.expect_runs_on(kStillMost);
+  rig.expect_runs_on(kAttachingMost);
   rig.expect_nothing_lost(acknowledged_epochs(sidecar));
   rig.expect_exact();
 }
@@ -127,7 +129,7 @@ TEST(HazardWorker, StoppedBetweenCuts) {
               HasSubstr("the worker was stopped by a signal for over 300 ms and was killed; the VM "
                         "was released, runs on"));
   EXPECT_EQ(must(sidecar.stop()).text(), "exit code 0") << sidecar.messages();
-  rig.expect_runs_on(kStillMost);
+  rig.expect_runs_on(kAttachingMost);
   rig.expect_nothing_lost(acknowledged_epochs(sidecar));
 }
 

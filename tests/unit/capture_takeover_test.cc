@@ -206,5 +206,40 @@ TEST(MigrationSettingsTest, WhatADeadCaptureLeftIsNotPutBack) {
       "x-checkpoint-delay": 7, "downtime-limit": 50})"));
 }
 
+constexpr std::string_view kGreetingOf11 =
+    R"({"QMP": {"version": {"qemu": {"micro": 3, "minor": 1, "major": 11}, "package": ""}, )"
+    R"("capabilities": ["oob"]}})"
+    "\r\n";
+
+/// What is switched for a capture, of a QEMU that has return-path off and postcopy-ram on.
+Json capabilities_for_capture(std::string_view greeting) {
+  FakeMonitor monitor;
+  const auto session = qmp::open_session(monitor, {}, greeting);
+  auto applying = std::async(std::launch::async, [&]() -> Status {
+    const auto settings = MigrationSettings::read(*session);
+    return settings ? settings->apply_for_capture(*session) : Status{fail(settings.error())};
+  });
+  monitor.reply(monitor.receive(), Json::parse(R"([{"capability": "x-colo", "state": false},
+      {"capability": "return-path", "state": false}, {"capability": "postcopy-ram", "state": true},
+      {"capability": "events", "state": false}])"));
+  monitor.reply(monitor.receive(), Json::object());
+  const Json set = monitor.receive();
+  EXPECT_EQ(set.value("execute", ""), "migrate-set-capabilities");
+  monitor.reply(set);
+  monitor.reply(monitor.receive());
+  EXPECT_TRUE(applying.get());
+  return set["arguments"]["capabilities"];
+}
+
+TEST(MigrationSettingsTest, SwitchesWhatTheVersionNeeds) {
+  EXPECT_EQ(capabilities_for_capture(qmp::kGreetingWithOob),
+            Json::parse(R"([{"capability": "postcopy-ram", "state": false},
+                            {"capability": "x-colo", "state": true}])"));
+  EXPECT_EQ(capabilities_for_capture(kGreetingOf11),
+            Json::parse(R"([{"capability": "postcopy-ram", "state": false},
+                            {"capability": "return-path", "state": true},
+                            {"capability": "x-colo", "state": true}])"));
+}
+
 }  // namespace
 }  // namespace vmshadow::capture
