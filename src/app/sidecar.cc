@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 #include <nlohmann/json.hpp>
 #include <spdlog/spdlog.h>
+#include <time.h>
 
 #include <algorithm>
 #include <utility>
@@ -11,7 +12,9 @@
 #include "capture/colo_source.h"
 #include "capture/release_vm.h"
 #include "capture/vm_events.h"
+#include "io/cpu_pressure.h"
 #include "qmp/session.h"
+#include "ship/encode_effort.h"
 #include "ship/epoch_shipper.h"
 
 namespace vmshadow::app {
@@ -27,15 +30,24 @@ constexpr milliseconds kRetryWhilePaused{200};
 
 void say(const std::string& sentence) { fmt::print(stderr, "vmshadow-sidecar: {}\n", sentence); }
 
+std::chrono::microseconds processor_time() {
+  timespec used{};
+  ::clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &used);
+  return std::chrono::duration_cast<std::chrono::microseconds>(
+      std::chrono::seconds(used.tv_sec) + std::chrono::nanoseconds(used.tv_nsec));
+}
+
 struct Protection {
   const SidecarOptions& options;
   const StopSignal& stop;
   capture::GuardFlags& flags;
   EpochLedger& ledger;
+  EpochPacer& pacer;
   ship::EpochShipper& shipper;
   capture::ColoSource& source;
   qmp::Session& session;
   io::Deadline next_tick = io::deadline_after(kTickEvery);
+  ship::EncodeEffort effort{};
 
   [[nodiscard]] Status run();
   /// Shows the lag and looks for failures, once a second.
@@ -69,6 +81,9 @@ Status Protection::tick() {
   if (now < next_tick) return {};
   next_tick = now + kTickEvery;
   ledger.tick(shipper.lag());
+  if (const auto pressure = io::cpu_pressure()) {
+    shipper.set_acceleration(effort.acceleration(*pressure));
+  }
   if (auto failure = shipper.failure()) return fail(std::move(*failure));
   if (auto closed = session.closed()) return fail(std::move(*closed));
   return {};
@@ -100,14 +115,14 @@ Status Protection::run() {
   announce(*first);
 
   bool paused_said = false;
-  auto next = io::Deadline::clock::now() + options.interval;
+  auto next = io::Deadline::clock::now() + pacer.interval();
   for (std::uint64_t taken = 0; !options.epochs || taken < *options.epochs;) {
     VMSHADOW_ASSIGN(const bool due, wait_until(next));
     if (!due) return {};
     VMSHADOW_ASSIGN(const bool room, wait_for_room());
     if (!room) return {};
-    // From the time of asking, so that a slow epoch is not followed by a burst.
-    next = std::max(next + options.interval, io::Deadline::clock::now());
+    const auto asked_by_clock = io::Deadline::clock::now();
+    const MonotonicTime asked = system_clock().monotonic();
     auto stats = source.take_epoch();
     if (!stats) {
       if (stats.error().code != Errc::cancelled) return fail(std::move(stats).error());
@@ -116,7 +131,11 @@ Status Protection::run() {
       continue;
     }
     paused_said = false;
+    pacer.taken(*stats, asked, processor_time());
+    ledger.paced(pacer.report());
     ledger.taken(*stats);
+    // From the time of asking, so that a slow epoch is not followed by a burst.
+    next = std::max(next + pacer.interval(), asked_by_clock);
     ++taken;
   }
   return {};
@@ -179,9 +198,16 @@ int run_sidecar(const SidecarOptions& options, const StopSignal& stop, capture::
   }
 
   EpochLedger ledger(options.report, options.report_to);
+  EpochPacer pacer(options.interval, options.cadence);
+  ship::ShipperOptions shipping;
+  shipping.encoder_priority = options.encoder_priority;
   auto shipper = ship::EpochShipper::connect(
       options.store, options.vm_name, system_clock(),
-      [&ledger](const ship::CommittedEpoch& epoch) { ledger.committed(epoch); });
+      [&ledger, &pacer](const ship::CommittedEpoch& epoch) {
+        pacer.durable(epoch);
+        ledger.committed(epoch);
+      },
+      shipping);
   if (!shipper) {
     say(shipper.error().message);
     return kExitFailed;
@@ -190,7 +216,7 @@ int run_sidecar(const SidecarOptions& options, const StopSignal& stop, capture::
   capture::ColoSource source(**session, events, system_clock(),
                              source_options(stop, flags, ledger));
   const Status status =
-      Protection{options, stop, flags, ledger, **shipper, source, **session}.run();
+      Protection{options, stop, flags, ledger, pacer, **shipper, source, **session}.run();
   // The VM first, then what is still on its way to the store.
   Status released = source.detach();
   VmFate fate = released ? VmFate::runs_on : VmFate::unknown;

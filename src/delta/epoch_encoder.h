@@ -35,6 +35,8 @@ class EpochEncoder {
   ~EpochEncoder();
   EpochEncoder(EpochEncoder&&) noexcept;
 
+  /// lz4's acceleration from here on: 1 at first, more for less work and less compression.
+  void set_acceleration(int acceleration);
   /// Opens an epoch. A full one forgets all earlier pages and starts with the machine record; the
   /// first epoch ever must be full.
   void begin(const EpochBegin& begin, std::vector<std::byte>& out);

@@ -148,6 +148,10 @@ void EpochShipper::run() {
 
 Status EpochShipper::encode_and_send(Item item) {
   if (auto* begin = std::get_if<Begin>(&item)) {
+    if (!begin->machine && !std::exchange(lowered_, true)) {
+      lower_thread_priority(options_.encoder_priority);
+    }
+    encoder_.set_acceleration(acceleration_);
     encoder_.begin({begin->epoch, begin->machine != nullptr, begin->machine.get()}, out_);
     return {};
   }

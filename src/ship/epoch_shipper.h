@@ -10,6 +10,7 @@
 // RAM.
 #pragma once
 
+#include <atomic>
 #include <chrono>
 #include <condition_variable>
 #include <deque>
@@ -26,6 +27,7 @@
 #include <vmshadow/result.h>
 
 #include "base/bounded_queue.h"
+#include "base/thread_priority.h"
 #include "delta/epoch_encoder.h"
 #include "ship/sender.h"
 
@@ -49,6 +51,9 @@ struct ShipperOptions {
   std::size_t queued_bytes_max = std::size_t{64} << 20;
   /// Epochs cut but not acknowledged, above which the capture is asked to wait.
   std::size_t unacknowledged_max = 4;
+  /// Of the shipping thread from the first epoch behind a full pass on. Until that pass is durable
+  /// the VM is not protected at all, and a reader that lags makes QEMU repeat it.
+  ThreadPriority encoder_priority = ThreadPriority::normal;
 };
 
 class EpochShipper final : public PageSink {
@@ -75,6 +80,8 @@ class EpochShipper final : public PageSink {
 
   /// Waits until every epoch ended so far is acknowledged. Errc::timed_out, or why the link failed.
   [[nodiscard]] Status flush(std::chrono::milliseconds timeout);
+  /// lz4's acceleration from the next epoch on (EncodeEffort).
+  void set_acceleration(int acceleration) { acceleration_ = acceleration; }
   /// Since the cut of the newest committed epoch; nullopt before the first commit.
   [[nodiscard]] std::optional<std::chrono::microseconds> lag() const;
   /// Why shipping ended; nullopt while it works.
@@ -112,8 +119,11 @@ class EpochShipper final : public PageSink {
   bool hold_ = false;
   std::vector<PageBatch> held_;
 
+  std::atomic<int> acceleration_{1};
+
   // Of the shipping thread.
   delta::EpochEncoder encoder_;
+  bool lowered_ = false;  // its priority
   std::vector<std::byte> out_;
 
   mutable std::mutex mutex_;  // guards what follows

@@ -102,9 +102,12 @@ Result<SidecarProgram> SidecarProgram::start(const SidecarConfig& config) {
                   config.qmp_path,
                   "--store",
                   config.store,
-                  "--interval-ms",
-                  std::to_string(config.interval.count()),
                   "--json"};
+  // Without one: as the extra arguments say.
+  if (config.interval.count() > 0) {
+    options.argv.insert(options.argv.end(),
+                        {"--interval-ms", std::to_string(config.interval.count())});
+  }
   options.argv.insert(options.argv.end(), config.extra_args.begin(), config.extra_args.end());
   options.stdout_file = sidecar.scratch_->file("lines");
   options.stderr_file = sidecar.scratch_->file("messages");
