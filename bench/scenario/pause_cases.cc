@@ -185,15 +185,16 @@ test::GuestConfig bare_pause_guest(const std::string& accel, unsigned pages, mil
 
 PauseSizes pause_sizes(RunSize size) {
   using std::chrono::seconds;
+  // Short turns: another load on the machine, which comes and goes, is then shared by both sides.
   switch (size) {
     case RunSize::quick:
-      return {1, 3, 1, seconds(2), seconds(2), 5};
+      return {1, 3, 1, milliseconds(1500), seconds(2), 5};
     case RunSize::normal:
-      return {10, 20, kPairsMin, seconds(10), seconds(20), 50};
+      return {10, 20, 15, milliseconds(5500), seconds(20), 50};
     case RunSize::full:
       break;
   }
-  return {20, 25, 11, seconds(20), seconds(60), 200};
+  return {20, 25, 31, milliseconds(10500), seconds(60), 200};
 }
 
 Status measure_pause_case(const PauseCase& which, const PauseSizes& sizes, const Progress& progress,

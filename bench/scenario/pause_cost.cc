@@ -35,50 +35,89 @@ test::GuestConfig greedy_guest() {
   return config;
 }
 
-/// Pages the guest wrote per second of the host's time since `from`, by its own count.
-Result<double> work_since(test::QemuGuest& guest, MonotonicTime from) {
-  VMSHADOW_ASSIGN(auto reports, guest.reports());
-  std::erase_if(reports, [&](const test::WitnessReport& r) { return r.stamp < from; });
-  if (reports.size() < 2) return fail(Errc::timed_out, "the guest printed nothing");
-  return test::examine_run(reports).writes_per_s;
-}
+/// Pages the guest wrote, by its own count: per second of the host's time, and per second for which
+/// QEMU had a processor. On a machine that does other things as well only the second one is steady.
+struct GuestWork {
+  double per_s{};
+  double per_cpu_s{};
+};
 
-Result<double> work_under_floor(PauseGround& ground, std::chrono::seconds span) {
+/// Notes the time and QEMU's use of processors, and tells the work since then.
+class WorkMeter {
+ public:
+  [[nodiscard]] Status start(test::QemuGuest& guest) {
+    guest_ = &guest;
+    from_ = system_clock().monotonic();
+    VMSHADOW_ASSIGN(cpu_before_, cpu_time_of(guest.process().pid()));
+    return {};
+  }
+  [[nodiscard]] Result<GuestWork> stop() {
+    VMSHADOW_ASSIGN(const nanoseconds cpu, cpu_time_of(guest_->process().pid()));
+    const std::chrono::duration<double> passed = system_clock().monotonic() - from_;
+    VMSHADOW_ASSIGN(auto reports, guest_->reports());
+    std::erase_if(reports, [&](const test::WitnessReport& r) { return r.stamp < from_; });
+    if (reports.size() < 2) return fail(Errc::timed_out, "the guest printed nothing");
+    GuestWork work;
+    work.per_s = test::examine_run(reports).writes_per_s;
+    const std::chrono::duration<double> used = cpu - cpu_before_;
+    work.per_cpu_s = work.per_s * passed.count() / used.count();
+    return work;
+  }
+
+ private:
+  test::QemuGuest* guest_ = nullptr;
+  MonotonicTime from_;
+  nanoseconds cpu_before_{};
+};
+
+Result<GuestWork> work_under_floor(PauseGround& ground, milliseconds span) {
   capture::VmEvents events;
   qmp::SessionOptions options;
   options.on_event = [&events](const qmp::Event& event) { events.handle(event); };
   VMSHADOW_ASSIGN(const auto session, qmp::Session::connect(ground.guest().qmp_path(), options));
   DiscardingSecondary secondary(*session, events);
   VMSHADOW_TRY(secondary.attach());
-  const MonotonicTime from = system_clock().monotonic();
+  WorkMeter meter;
+  VMSHADOW_TRY(meter.start(ground.guest()));
   const auto start = std::chrono::steady_clock::now();
-  for (auto next = start + kOncePerSecond; next <= start + span; next += kOncePerSecond) {
+  for (auto next = start + kOncePerSecond; next < start + span; next += kOncePerSecond) {
     std::this_thread::sleep_until(next);
     VMSHADOW_TRY(secondary.take_epoch());
   }
-  VMSHADOW_ASSIGN(const double work, work_since(ground.guest(), from));
+  std::this_thread::sleep_until(start + span);
+  VMSHADOW_ASSIGN(const GuestWork work, meter.stop());
   VMSHADOW_TRY(secondary.detach());
   return work;
 }
 
-Result<double> work_under_vmshadow(PauseGround& ground, std::chrono::seconds span) {
+Result<GuestWork> work_under_vmshadow(PauseGround& ground, milliseconds span) {
   VMSHADOW_ASSIGN(auto sidecar, ground.start_sidecar(kOncePerSecond));
-  const MonotonicTime from = system_clock().monotonic();
+  WorkMeter meter;
+  VMSHADOW_TRY(meter.start(ground.guest()));
   std::this_thread::sleep_for(span);
-  VMSHADOW_ASSIGN(const double work, work_since(ground.guest(), from));
+  VMSHADOW_ASSIGN(const GuestWork work, meter.stop());
   VMSHADOW_TRY(sidecar.stop());
   return work;
 }
 
-Status compare_work(const PauseSizes& sizes, const Progress& progress, std::vector<double>& ours,
-                    std::vector<double>& floor) {
+/// Of every round.
+struct WorkRounds {
+  std::vector<double> per_s, per_cpu_s;
+  void add(const GuestWork& work) {
+    per_s.push_back(work.per_s);
+    per_cpu_s.push_back(work.per_cpu_s);
+  }
+};
+Status compare_work(const PauseSizes& sizes, const Progress& progress, WorkRounds& ours,
+                    WorkRounds& floor) {
   VMSHADOW_ASSIGN(const auto ground, PauseGround::start(greedy_guest()));
   for (unsigned round = 0; round < sizes.work_rounds; ++round) {
     progress.step("guest work, round", round + 1, sizes.work_rounds);
     for (const bool floor_now : {round % 2 == 0, round % 2 != 0}) {
-      VMSHADOW_ASSIGN(const double work, floor_now ? work_under_floor(*ground, sizes.work_span)
-                                                   : work_under_vmshadow(*ground, sizes.work_span));
-      (floor_now ? floor : ours).push_back(work);
+      VMSHADOW_ASSIGN(const GuestWork work, floor_now
+                                                ? work_under_floor(*ground, sizes.work_span)
+                                                : work_under_vmshadow(*ground, sizes.work_span));
+      (floor_now ? floor : ours).add(work);
     }
   }
   return {};
@@ -227,16 +266,24 @@ Result<OutputGaps> output_gaps(const PauseSizes& sizes) {
 }  // namespace
 
 Status measure_guest_work(const PauseSizes& sizes, const Progress& progress, Report& report) {
-  std::vector<double> ours;
-  std::vector<double> floor;
+  WorkRounds ours;
+  WorkRounds floor;
   if (auto status = compare_work(sizes, progress, ours, floor); !status) {
-    return missing_figures(report, {"guest_work_ratio"}, status.error());
+    return missing_figures(report, {"guest_work_ratio", "guest_work_per_cpu_ratio"},
+                           status.error());
   }
-  report.figure_or_missing("guest_work_ratio", median_ratio(ours, floor), "",
-                           fmt::format("fewer than {} rounds", kPairsMin), ">= 0.97");
-  report.figure("guest_work_rounds", static_cast<double>(ours.size()), "");
-  report.figure("guest_work_pages_per_s", quantile(ours, 0.5), "pages/s");
-  report.figure("floor_work_pages_per_s", quantile(floor, 0.5), "pages/s");
+  const std::string few = fmt::format("fewer than {} rounds", kPairsMin);
+  report.figure_or_missing("guest_work_ratio", median_ratio(ours.per_s, floor.per_s), "", few,
+                           ">= 0.97");
+  report.figure_or_missing("guest_work_per_cpu_ratio",
+                           median_ratio(ours.per_cpu_s, floor.per_cpu_s),
+                           "per second that QEMU ran", few);
+  report.figure("guest_work_rounds", static_cast<double>(ours.per_s.size()), "");
+  report.figure("guest_work_pages_per_s", quantile(ours.per_s, 0.5), "pages/s");
+  report.figure("floor_work_pages_per_s", quantile(floor.per_s, 0.5), "pages/s");
+  // How far the floor's own rounds lie apart: within that, a ratio says nothing.
+  report.figure("floor_work_spread", quantile(floor.per_s, 0.75) / quantile(floor.per_s, 0.25),
+                "third quartile / first");
   return {};
 }
 

@@ -38,7 +38,8 @@ struct PauseSizes {
   unsigned rounds{};
   unsigned epochs{};  ///< counted, of each contender in each round
   unsigned work_rounds{};
-  std::chrono::seconds work_span{};  ///< of each side in each round
+  /// Of each side in each round. Not whole seconds: the last epoch is over, on either side.
+  std::chrono::milliseconds work_span{};
   std::chrono::seconds idle_span{};
   unsigned output_epochs{};
 };

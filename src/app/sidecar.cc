@@ -232,6 +232,7 @@ int run_sidecar(const SidecarOptions& options, const StopSignal& stop, capture::
     return kExitFailed;
   }
   flags.migrating = false;
+  (*shipper)->hurry();
   const Status flushed =
       (*shipper)->flush(fate == VmFate::gone ? kFlushPatienceVmGone : kFlushPatience);
   ledger.print_summary((*shipper)->lag());

@@ -20,4 +20,10 @@ ThreadPriority lower_thread_priority(ThreadPriority wanted) {
   return ThreadPriority::normal;
 }
 
+bool raise_thread_priority(pid_t thread) {
+  const sched_param none{};
+  return ::sched_setscheduler(thread, SCHED_OTHER, &none) == 0 &&
+         ::setpriority(PRIO_PROCESS, static_cast<id_t>(thread), 0) == 0;
+}
+
 }  // namespace vmshadow

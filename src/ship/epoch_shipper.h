@@ -78,6 +78,9 @@ class EpochShipper final : public PageSink {
   void abandon_epoch() override;
   [[nodiscard]] Result<bool> wait_for_room(std::chrono::nanoseconds limit) override;
 
+  /// Nothing is captured any more: what is left is encoded at normal priority, where that is
+  /// allowed.
+  void hurry();
   /// Waits until every epoch ended so far is acknowledged. Errc::timed_out, or why the link failed.
   [[nodiscard]] Status flush(std::chrono::milliseconds timeout);
   /// lz4's acceleration from the next epoch on (EncodeEffort).
@@ -120,10 +123,10 @@ class EpochShipper final : public PageSink {
   std::vector<PageBatch> held_;
 
   std::atomic<int> acceleration_{1};
+  std::atomic<pid_t> lowered_{0};  // the shipping thread, once its priority is lowered
 
   // Of the shipping thread.
   delta::EpochEncoder encoder_;
-  bool lowered_ = false;  // its priority
   std::vector<std::byte> out_;
 
   mutable std::mutex mutex_;  // guards what follows
