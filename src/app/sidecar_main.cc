@@ -117,8 +117,8 @@ int main(int argc, char** argv) {
     cadence.pause_budget = pause_budget_percent / 100;
     if (*cpu_option) cadence.cpu_budget = cpu_budget_percent / 100;
     cadence.interval_max = std::max(cadence.interval_max, cadence.target_lag);
-    // Far from what the guard ends.
-    cadence.pause_max = options.pause_deadline / 4;
+    // Well below what the guard ends.
+    cadence.pause_max = options.pause_deadline / 2;
     options.cadence = cadence;
   }
   if (*epochs_option) options.epochs = epochs;

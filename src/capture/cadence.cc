@@ -17,6 +17,8 @@ constexpr unsigned kSmoothedOver = 8;
 constexpr double kAim = 0.9;
 constexpr double kWidenMost = 2;
 constexpr double kNarrowMost = 0.8;
+/// More than the dead band.
+constexpr double kSmallStep = 1.15;
 /// More epochs than this on their way at once only wait for one another.
 constexpr double kUnderWay = 4;
 /// Epochs in a row before it is said that something cannot be held, or can again.
@@ -99,11 +101,15 @@ Cadence::Wish Cadence::wish() const {
   }
   const double for_budget = pause_.mean() / (kAim * options_.pause_budget);
   if (for_budget > wanted.us) wanted = {for_budget, Limit::pause_budget};
-  // At worst the pause grows with the interval.
-  const double growth = std::max(1.0, us(options_.pause_max) / std::max(newest_pause_us_, 1.0));
-  wanted.us = std::min(wanted.us, us(interval_) * growth);
+  wanted.us = std::min(wanted.us, us(interval_) * widening_max());
   wanted.us = std::clamp(wanted.us, us(options_.interval_min), us(options_.interval_max));
   return wanted;
+}
+
+// At worst the pause grows with the interval; only trying shows whether it does.
+double Cadence::widening_max() const {
+  const double room = us(options_.pause_max) / std::max(newest_pause_us_, 1.0);
+  return room <= 1 ? 1 : std::max(room, kSmallStep);
 }
 
 bool Cadence::lag_is_held() const {

@@ -9,7 +9,8 @@
 //   CPU     interval = processor time / budget     likewise, if there is such a budget
 //
 // The widest of these wins: the guest comes first. An interval below a quarter of the latency only
-// makes epochs queue; one at which a pause takes pause_max is not widened any further.
+// makes epochs queue. A pause may grow with the interval, or (a guest that writes the same pages
+// again and again) not: so near pause_max it is widened by small steps, and beyond not at all.
 //
 // What is measured is smoothed over some eight epochs. The interval moves only when it is off by
 // more than kDeadBand, aims a tenth inside either limit, at most doubles and at most loses a fifth
@@ -30,7 +31,7 @@ struct CadenceOptions {
   std::optional<double> cpu_budget;  ///< of the sidecar, in cores
   std::chrono::microseconds interval_min{10'000};
   std::chrono::microseconds interval_max{10'000'000};
-  /// A pause this long is reason not to widen the interval, whatever the budget says: far below
+  /// A pause this long is reason not to widen the interval, whatever the budget says: well below
   /// what the guard ends.
   std::chrono::microseconds pause_max{500'000};
 };
@@ -86,6 +87,8 @@ class Cadence {
     Limit limit;
   };
   [[nodiscard]] Wish wish() const;
+  /// By what factor the interval may grow at once.
+  [[nodiscard]] double widening_max() const;
   void judge(const Wish& wanted);
   [[nodiscard]] std::string explain() const;
   [[nodiscard]] bool lag_is_held() const;
