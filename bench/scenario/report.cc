@@ -52,41 +52,73 @@ std::optional<double> Report::value_of(const std::string& key) const {
   return std::nullopt;
 }
 
-std::string Report::json() const {
-  nlohmann::ordered_json object;
+void Report::list_item(std::string key, Report item) {
+  Row row{Row::Kind::list_item, std::move(key), {}, {}, {}, {}};
+  row.part.push_back(std::move(item));
+  rows_.push_back(std::move(row));
+}
+
+void Report::object(std::string key, Report part) {
+  Row row{Row::Kind::object, std::move(key), {}, {}, {}, {}};
+  row.part.push_back(std::move(part));
+  rows_.push_back(std::move(row));
+}
+
+void Report::put_into(nlohmann::ordered_json& object) const {
   nlohmann::ordered_json why = nlohmann::ordered_json::object();
-  object["scenario"] = scenario_;
   for (const Row& row : rows_) {
-    if (row.kind == Row::Kind::heading) continue;
-    if (row.kind == Row::Kind::text) {
-      object[row.key] = row.words;
-    } else if (row.value) {
-      object[row.key] = rounded(*row.value);
-    } else {
-      object[row.key] = nullptr;
-      why[row.key] = row.words;
+    switch (row.kind) {
+      case Row::Kind::heading:
+        break;
+      case Row::Kind::text:
+        object[row.key] = row.words;
+        break;
+      case Row::Kind::figure:
+        object[row.key] =
+            row.value ? nlohmann::ordered_json(rounded(*row.value)) : nlohmann::ordered_json();
+        if (!row.value) why[row.key] = row.words;
+        break;
+      case Row::Kind::list_item:
+        row.part.front().put_into(object[row.key].emplace_back());
+        break;
+      case Row::Kind::object:
+        row.part.front().put_into(object[row.key]);
+        break;
     }
   }
-  object["why_null"] = why;
+  if (!why.empty()) object["why_null"] = std::move(why);
+}
+
+std::string Report::json() const {
+  nlohmann::ordered_json object;
+  object["scenario"] = name_;
+  put_into(object);
+  if (!object.contains("why_null")) object["why_null"] = nlohmann::ordered_json::object();
   return object.dump(1);
 }
 
-std::string Report::table() const {
+std::string Report::table(const std::string& prefix) const {
   std::string out;
   for (const Row& row : rows_) {
     switch (row.kind) {
+      case Row::Kind::list_item:
+        out += fmt::format("\n{}\n{}", row.part.front().name_, row.part.front().table(prefix));
+        break;
+      case Row::Kind::object:
+        out += row.part.front().table(prefix + row.key + ".");
+        break;
       case Row::Kind::heading:
         out += fmt::format("\n{}\n", row.key);
         break;
       case Row::Kind::text:
-        out += fmt::format("  {:<34} {}\n", row.key, row.words);
+        out += fmt::format("  {:<34} {}\n", prefix + row.key, row.words);
         break;
       case Row::Kind::figure: {
         const std::string value = row.value
                                       ? fmt::format("{:>12} {}", rounded(*row.value), row.unit)
                                       : fmt::format("{:>12} ({})", "none", row.words);
         const std::string goal = row.goal.empty() ? "" : fmt::format("   (goal {})", row.goal);
-        out += fmt::format("  {:<34} {}{}\n", row.key, value, goal);
+        out += fmt::format("  {:<34} {}{}\n", prefix + row.key, value, goal);
         break;
       }
     }

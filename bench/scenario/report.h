@@ -1,8 +1,11 @@
 // What a scenario found, for people (a table) and for programs (--json): the one place that prints.
 //
-// A figure without a value says why. The JSON is one flat object: key → number, text or null, and
-// "why_null": key → reason.
+// A figure without a value says why. The JSON is one object: key → number, text or null, and
+// "why_null": key → reason. A report may hold others: in a list (the cases of one measurement), or
+// as one key's object.
 #pragma once
+
+#include <nlohmann/json_fwd.hpp>
 
 #include <cstddef>
 #include <optional>
@@ -13,7 +16,8 @@ namespace vmshadow::bench {
 
 class Report {
  public:
-  explicit Report(std::string scenario) : scenario_(std::move(scenario)) {}
+  /// `name`: the scenario's, or what a part is about.
+  explicit Report(std::string name) : name_(std::move(name)) {}
 
   /// What follows stands under this heading in the table.
   void section(std::string title);
@@ -26,22 +30,30 @@ class Report {
                          std::string why, std::string goal = {});
   /// A parameter or a setting, as text.
   void text(std::string key, std::string value);
+  /// One more object in the list under `key`; in the table it stands under its own name.
+  void list_item(std::string key, Report item);
+  /// An object under `key`; in the table its keys follow a dot.
+  void object(std::string key, Report part);
 
   [[nodiscard]] std::string json() const;
-  [[nodiscard]] std::string table() const;
+  [[nodiscard]] std::string table() const { return table({}); }
   /// The value of a figure; nullopt if it is missing or was never reported.
   [[nodiscard]] std::optional<double> value_of(const std::string& key) const;
 
  private:
   struct Row {
-    enum class Kind { heading, figure, text } kind{};
+    enum class Kind { heading, figure, text, list_item, object } kind{};
     std::string key;  ///< or the heading
     std::optional<double> value;
     std::string unit;
     std::string goal;
-    std::string words;  ///< the text, or why there is no value
+    std::string words;           ///< the text, or why there is no value
+    std::vector<Report> part{};  ///< one, of list_item and object
   };
-  std::string scenario_;
+  [[nodiscard]] std::string table(const std::string& prefix) const;
+  void put_into(nlohmann::ordered_json& object) const;
+
+  std::string name_;
   std::vector<Row> rows_;
 };
 

@@ -32,5 +32,7 @@ class Scenario {
 };
 
 [[nodiscard]] std::unique_ptr<Scenario> make_store_scenario();
+/// It starts the tests' guests: only in a build that has the tests.
+[[nodiscard]] std::unique_ptr<Scenario> make_pause_scenario();
 
 }  // namespace vmshadow::bench

@@ -21,6 +21,7 @@ constexpr const char* kHelp =
     R"(Measures vmshadow on this machine, each figure beside that of a baseline measured in the same run.
 
   vmshadow-bench store --dir /var/tmp --quick
+  vmshadow-bench pause --json
 
 Exit codes: 0 done, 1 failed (a figure that is missing is no failure: --json says why it is null),
 2 usage.)";
@@ -59,6 +60,7 @@ int main(int argc, char** argv) {
   CommonOptions options;
   std::vector<Command> commands;
   commands.push_back({bench::make_store_scenario(), nullptr});
+  commands.push_back({bench::make_pause_scenario(), nullptr});
 
   CLI::App cli{kHelp, "vmshadow-bench"};
   cli.set_version_flag("--version", VMSHADOW_VERSION);

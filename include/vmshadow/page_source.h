@@ -11,7 +11,14 @@
 
 namespace vmshadow {
 
-/// What one epoch cost the guest, by QEMU's own event time stamps.
+/// What one epoch cost the guest. The phases follow one another:
+///
+///   asked ─request─► REPLY ─stop─► STOP ─cut─► VMSTATE_SEND ─ram─► ─device─► all read ─resume─►
+///   RESUME
+///         (it runs)                └────────────────── pause ──────────────────────┘
+///
+/// STOP and RESUME carry QEMU's stamps, the rest is seen at our end of the stream: a reader that
+/// lags sees the end of the stream late, and `resume` is 0 where that was after RESUME.
 struct EpochStats {
   Epoch epoch;
   std::uint64_t pages{};       ///< page records in the stream, zero pages included
@@ -20,12 +27,18 @@ struct EpochStats {
   std::uint64_t device_bytes{};
   /// STOP to RESUME on the monitor; nullopt if an event is missing (the source says so in its log).
   std::optional<std::chrono::microseconds> pause;
-  /// Our send of REPLY to our receipt of VMSTATE_SEND: QEMU stops the VM and drains its disks here.
+  /// From our asking for an epoch to our REPLY: QEMU's REQUEST and the gate. The VM runs.
+  std::chrono::microseconds request{};
+  /// REPLY to STOP: QEMU stops the processors. (To VMSTATE_SEND if there was no STOP event.)
   std::chrono::microseconds stop{};
-  /// VMSTATE_SEND to the end of the RAM section.
+  /// STOP to our receipt of VMSTATE_SEND: QEMU drains and flushes the disks.
+  std::chrono::microseconds cut{};
+  /// VMSTATE_SEND to the end of the RAM section. (Of a full pass: all of it.)
   std::chrono::microseconds ram{};
   /// End of RAM to the last byte of device state.
   std::chrono::microseconds device{};
+  /// The last byte to RESUME; 0 if that was not seen.
+  std::chrono::microseconds resume{};
 };
 
 class PageSource {

@@ -2,8 +2,7 @@
 
 #include <fmt/format.h>
 #include <nlohmann/json.hpp>
-
-#include "base/statistics.h"
+#include <spdlog/spdlog.h>
 
 namespace vmshadow::app {
 namespace {
@@ -13,17 +12,62 @@ constexpr std::chrono::milliseconds kTerminalEvery{500};
 double ms(std::chrono::microseconds d) { return static_cast<double>(d.count()) / 1000.0; }
 double mib(std::uint64_t bytes) { return static_cast<double>(bytes) / (1024.0 * 1024.0); }
 
-void keep(std::deque<double>& samples, double value) {
-  samples.push_back(value);
-  if (samples.size() > EpochLedger::kSamplesMax) samples.pop_front();
+struct Phase {
+  const char* name;
+  std::chrono::microseconds EpochStats::*took;
+};
+constexpr std::array<Phase, EpochLedger::kPhases> kPhaseTable = {{{"request", &EpochStats::request},
+                                                                  {"stop", &EpochStats::stop},
+                                                                  {"cut", &EpochStats::cut},
+                                                                  {"ram", &EpochStats::ram},
+                                                                  {"device", &EpochStats::device},
+                                                                  {"resume", &EpochStats::resume}}};
+
+EpochLedger::Spread spread_of(const DurationHistogram& durations) {
+  return {durations.count(), ms(durations.quantile(0.5)), ms(durations.quantile(0.99)),
+          ms(durations.longest())};
 }
 
-double quantile_of(const std::deque<double>& samples, double q) {
-  return quantile({samples.begin(), samples.end()}, q);
+nlohmann::json json_of(const EpochLedger::Spread& spread) {
+  return {{"count", spread.count},
+          {"p50_ms", spread.p50_ms},
+          {"p99_ms", spread.p99_ms},
+          {"max_ms", spread.max_ms}};
 }
 
 nlohmann::json optional_ms(std::optional<std::chrono::microseconds> d) {
   return d ? nlohmann::json(ms(*d)) : nlohmann::json(nullptr);
+}
+
+nlohmann::json optional_text(const std::optional<std::string>& text) {
+  return text ? nlohmann::json(*text) : nlohmann::json(nullptr);
+}
+
+nlohmann::json json_of(const PaceReport& pace) {
+  nlohmann::json json{{"interval_ms", ms(pace.interval)},
+                      {"dirty_pages_per_s", pace.dirty_pages_per_s}};
+  json["pause_percent"] =
+      pace.pause_share ? nlohmann::json(*pace.pause_share * 100) : nlohmann::json(nullptr);
+  if (!pace.asked_for) return json;
+  json["target_lag_ms"] = ms(pace.asked_for->target_lag);
+  json["pause_budget_percent"] = pace.asked_for->pause_budget * 100;
+  json["cpu_budget_percent"] = pace.asked_for->cpu_budget
+                                   ? nlohmann::json(*pace.asked_for->cpu_budget * 100)
+                                   : nlohmann::json(nullptr);
+  json["limit"] = text_of(pace.limit);
+  json["held"] = !pace.cannot_hold;
+  json["why"] = optional_text(pace.cannot_hold);
+  return json;
+}
+
+std::string pace_text(const PaceReport& pace) {
+  std::string text = fmt::format("an epoch every {:.0f} ms", ms(pace.interval));
+  if (pace.pause_share)
+    text += fmt::format(", paused {:.2f} % of the time", *pace.pause_share * 100);
+  text += fmt::format(", {:.0f} dirty pages/s", pace.dirty_pages_per_s);
+  if (pace.asked_for) text += fmt::format(" (decided by: {})", text_of(pace.limit));
+  if (pace.cannot_hold) text += "\n" + *pace.cannot_hold;
+  return text;
 }
 
 }  // namespace
@@ -52,7 +96,24 @@ void EpochLedger::committed(const ship::CommittedEpoch& epoch) {
   taken_.erase(taken);
 }
 
-void EpochLedger::report(const EpochStats& stats, const ship::CommittedEpoch& epoch) {
+void EpochLedger::paced(const PaceReport& pace) {
+  const std::lock_guard lock(mutex_);
+  const bool held_before = !pace_.cannot_hold;
+  pace_ = pace;
+  if (held_before == !pace_.cannot_hold) return;
+  if (style_ == ReportStyle::json_lines) {
+    nlohmann::json line = json_of(pace_);
+    line["event"] = "cadence";
+    fmt::print(out_, "{}\n", line.dump());
+    std::fflush(out_);
+  } else if (pace_.cannot_hold) {
+    spdlog::warn("{}", *pace_.cannot_hold);
+  } else {
+    spdlog::info("the target lag and the budgets are held again");
+  }
+}
+
+bool EpochLedger::count(const EpochStats& stats, const ship::CommittedEpoch& epoch) {
   const bool full_pass = totals_.epochs == 0;
   ++totals_.epochs;
   if (full_pass) totals_.first = stats.epoch;
@@ -66,37 +127,45 @@ void EpochLedger::report(const EpochStats& stats, const ship::CommittedEpoch& ep
   if (full_pass) {
     totals_.full_pass_ms = ms(stats.ram);
     totals_.full_pass_pause_ms = stats.pause ? ms(*stats.pause) : 0;
-  } else {
-    if (stats.pause) keep(pause_ms_, ms(*stats.pause));
-    keep(lag_ms_, ms(epoch.peak_lag));
-    keep(commit_ms_, ms(epoch.commit_latency));
+    return true;
   }
+  lag_.add(epoch.peak_lag);
+  commit_.add(epoch.commit_latency);
+  if (!stats.pause) return false;
+  pause_.add(*stats.pause);
+  for (std::size_t i = 0; i < kPhases; ++i) phases_[i].add(stats.*kPhaseTable[i].took);
+  return false;
+}
 
+void EpochLedger::report(const EpochStats& stats, const ship::CommittedEpoch& epoch) {
+  const bool full_pass = count(stats, epoch);
   if (style_ == ReportStyle::json_lines) {
-    const nlohmann::json line{{"event", "epoch"},
-                              {"epoch", stats.epoch.value},
-                              {"full", epoch.encoded.full},
-                              {"pages", stats.pages},
-                              {"zero_pages", stats.zero_pages},
-                              {"unchanged_pages", epoch.encoded.unchanged_pages},
-                              {"raw_bytes", epoch.encoded.captured_pages * kPageBytes},
-                              {"shipped_bytes", epoch.encoded.record_bytes},
-                              {"device_bytes", stats.device_bytes},
-                              {"pause_ms", optional_ms(stats.pause)},
-                              {"stop_ms", ms(stats.stop)},
-                              {"ram_ms", ms(stats.ram)},
-                              {"device_ms", ms(stats.device)},
-                              {"commit_ms", ms(epoch.commit_latency)},
-                              {"lag_ms", ms(epoch.peak_lag)},
-                              {"store_sync_ms", ms(epoch.store_sync)}};
+    nlohmann::json line{{"event", "epoch"},
+                        {"epoch", stats.epoch.value},
+                        {"full", epoch.encoded.full},
+                        {"pages", stats.pages},
+                        {"zero_pages", stats.zero_pages},
+                        {"unchanged_pages", epoch.encoded.unchanged_pages},
+                        {"raw_bytes", epoch.encoded.captured_pages * kPageBytes},
+                        {"shipped_bytes", epoch.encoded.record_bytes},
+                        {"device_bytes", stats.device_bytes},
+                        {"pause_ms", optional_ms(stats.pause)},
+                        {"commit_ms", ms(epoch.commit_latency)},
+                        {"lag_ms", ms(epoch.peak_lag)},
+                        {"store_sync_ms", ms(epoch.store_sync)},
+                        {"interval_ms", ms(pace_.interval)}};
+    for (const Phase& phase : kPhaseTable)
+      line[std::string(phase.name) + "_ms"] = ms(stats.*phase.took);
     fmt::print(out_, "{}\n", line.dump());
     std::fflush(out_);
   } else if (style_ == ReportStyle::terminal) {
     const auto now = std::chrono::steady_clock::now();
     if (now - last_line_ < kTerminalEvery) return;
     last_line_ = now;
-    fmt::print(out_, "\repoch {:>6}  lag {:>7.1f} ms  pause {:>6} ms  {:>6} pages  {:>8.2f} MiB  ",
-               stats.epoch.value, ms(epoch.peak_lag),
+    fmt::print(out_,
+               "\repoch {:>6}  every {:>5.0f} ms  lag {:>7.1f} ms  pause {:>6} ms  {:>6} pages  "
+               "{:>8.2f} MiB  ",
+               stats.epoch.value, ms(pace_.interval), ms(epoch.peak_lag),
                stats.pause ? fmt::format("{:.2f}", ms(*stats.pause)) : "?", stats.pages,
                mib(epoch.encoded.record_bytes));
     std::fflush(out_);
@@ -145,19 +214,19 @@ void EpochLedger::first_pass(std::uint64_t pages) {
 EpochLedger::Summary EpochLedger::summary() const {
   const std::lock_guard lock(mutex_);
   Summary summary = totals_;
-  summary.pauses = pause_ms_.size();
-  summary.pause_ms_p50 = quantile_of(pause_ms_, 0.5);
-  summary.pause_ms_p99 = quantile_of(pause_ms_, 0.99);
-  summary.pause_ms_max = quantile_of(pause_ms_, 1.0);
-  summary.lag_ms_p50 = quantile_of(lag_ms_, 0.5);
-  summary.lag_ms_p99 = quantile_of(lag_ms_, 0.99);
-  summary.commit_ms_p50 = quantile_of(commit_ms_, 0.5);
-  summary.commit_ms_p99 = quantile_of(commit_ms_, 0.99);
+  summary.pause = spread_of(pause_);
+  summary.lag = spread_of(lag_);
+  summary.commit = spread_of(commit_);
+  for (std::size_t i = 0; i < kPhases; ++i) summary.phases[i] = spread_of(phases_[i]);
   return summary;
 }
 
 void EpochLedger::print_summary(std::optional<std::chrono::microseconds> lag) const {
   const Summary s = summary();
+  const PaceReport pace = [&] {
+    const std::lock_guard lock(mutex_);
+    return pace_;
+  }();
   if (style_ == ReportStyle::json_lines) {
     nlohmann::json line{{"event", "summary"},
                         {"epochs", s.epochs},
@@ -167,33 +236,45 @@ void EpochLedger::print_summary(std::optional<std::chrono::microseconds> lag) co
                         {"unchanged_pages", s.unchanged_pages},
                         {"raw_bytes", s.raw_bytes},
                         {"shipped_bytes", s.shipped_bytes},
-                        {"pauses", s.pauses},
-                        {"pause_ms_p50", s.pause_ms_p50},
-                        {"pause_ms_p99", s.pause_ms_p99},
-                        {"pause_ms_max", s.pause_ms_max},
-                        {"lag_ms_p50", s.lag_ms_p50},
-                        {"lag_ms_p99", s.lag_ms_p99},
-                        {"commit_ms_p50", s.commit_ms_p50},
-                        {"commit_ms_p99", s.commit_ms_p99},
+                        {"pauses", s.pause.count},
+                        {"pause_ms_p50", s.pause.p50_ms},
+                        {"pause_ms_p99", s.pause.p99_ms},
+                        {"pause_ms_max", s.pause.max_ms},
+                        {"lag_ms_p50", s.lag.p50_ms},
+                        {"lag_ms_p99", s.lag.p99_ms},
+                        {"commit_ms_p50", s.commit.p50_ms},
+                        {"commit_ms_p99", s.commit.p99_ms},
                         {"full_pass_ms", s.full_pass_ms},
                         {"full_pass_pause_ms", s.full_pass_pause_ms},
                         {"lag_now_ms", optional_ms(lag)}};
+    for (std::size_t i = 0; i < kPhases; ++i) {
+      line["phases"][kPhaseTable[i].name] = json_of(s.phases[i]);
+    }
+    line["cadence"] = json_of(pace);
     line["last_epoch"] = s.last ? nlohmann::json(s.last->value) : nlohmann::json(nullptr);
     fmt::print(out_, "{}\n", line.dump());
     std::fflush(out_);
     return;
   }
   if (style_ == ReportStyle::quiet || s.epochs == 0) return;
+  std::string phases;
+  for (std::size_t i = 0; i < kPhases; ++i) {
+    phases += fmt::format("{}{} {:.2f}/{:.2f}", i == 0 ? "" : ", ", kPhaseTable[i].name,
+                          s.phases[i].p50_ms, s.phases[i].p99_ms);
+  }
   fmt::print(
       out_,
       "\n{} epochs committed ({} to {}); {} pages captured, {:.1f} MiB shipped for {:.1f} MiB\n"
       "pause p50 {:.2f} p99 {:.2f} max {:.2f} ms ({} pauses); first pass {:.0f} ms, of it "
       "paused {:.2f} ms\n"
+      "phases of an epoch, p50/p99 ms: {}\n"
       "lag   p50 {:.1f} p99 {:.1f} ms (just before each commit); cut to durable p50 {:.1f} "
-      "p99 {:.1f} ms\n",
+      "p99 {:.1f} ms\n"
+      "{}\n",
       s.epochs, s.first->value, s.last->value, s.captured_pages, mib(s.shipped_bytes),
-      mib(s.raw_bytes), s.pause_ms_p50, s.pause_ms_p99, s.pause_ms_max, s.pauses, s.full_pass_ms,
-      s.full_pass_pause_ms, s.lag_ms_p50, s.lag_ms_p99, s.commit_ms_p50, s.commit_ms_p99);
+      mib(s.raw_bytes), s.pause.p50_ms, s.pause.p99_ms, s.pause.max_ms, s.pause.count,
+      s.full_pass_ms, s.full_pass_pause_ms, phases, s.lag.p50_ms, s.lag.p99_ms, s.commit.p50_ms,
+      s.commit.p99_ms, pace_text(pace));
 }
 
 }  // namespace vmshadow::app

@@ -1,11 +1,12 @@
 // Joins what capture says of an epoch (its pause) with what the store says of it (durable, lag),
 // and reports: a JSON line per committed epoch, a status line for people, a summary at the end.
+// What it keeps does not grow with the run.
 #pragma once
 
+#include <array>
 #include <chrono>
 #include <cstdint>
 #include <cstdio>
-#include <deque>
 #include <map>
 #include <mutex>
 #include <optional>
@@ -13,6 +14,8 @@
 #include <vmshadow/page_source.h>
 #include <vmshadow/types.h>
 
+#include "app/epoch_pacer.h"
+#include "base/duration_histogram.h"
 #include "ship/epoch_shipper.h"
 
 namespace vmshadow::app {
@@ -28,6 +31,9 @@ class EpochLedger {
 
   void taken(const EpochStats& stats);
   void committed(const ship::CommittedEpoch& epoch);
+  /// How epochs are paced as from now; says so where it changes whether all that was asked for is
+  /// held.
+  void paced(const PaceReport& pace);
 
   /// To be called about once a second, also while nothing commits: shows the lag as it is now.
   void tick(std::optional<std::chrono::microseconds> lag);
@@ -36,27 +42,34 @@ class EpochLedger {
   /// Progress of the first pass, for people.
   void first_pass(std::uint64_t pages);
 
+  /// Of all epochs but the full pass; quantiles to within 1 %.
+  struct Spread {
+    std::uint64_t count{};
+    double p50_ms{}, p99_ms{}, max_ms{};
+  };
+  /// EpochStats' phases, in their order: request, stop, cut, ram, device, resume.
+  static constexpr std::size_t kPhases = 6;
+
   struct Summary {
     std::uint64_t epochs{};  ///< committed
     std::optional<Epoch> first, last;
     std::uint64_t captured_pages{}, data_pages{}, zero_pages{}, unchanged_pages{};
-    std::uint64_t raw_bytes{};      ///< captured pages times the page size
-    std::uint64_t shipped_bytes{};  ///< records
-    /// Of the newest kSamplesMax epochs, without the full pass; so are the lags below.
-    double pause_ms_p50{}, pause_ms_p99{}, pause_ms_max{};
-    std::uint64_t pauses{};
-    double lag_ms_p50{}, lag_ms_p99{};  ///< peak lags
-    double commit_ms_p50{}, commit_ms_p99{};
+    std::uint64_t raw_bytes{};           ///< captured pages times the page size
+    std::uint64_t shipped_bytes{};       ///< records
+    Spread pause;                        ///< of the epochs whose pause is known
+    std::array<Spread, kPhases> phases;  ///< of the same epochs
+    Spread lag;                          ///< peak lags
+    Spread commit;                       ///< cut to durable
     double full_pass_ms{}, full_pass_pause_ms{};
   };
   [[nodiscard]] Summary summary() const;
   /// Prints the summary in the ledger's style. `lag` is the lag at the end.
   void print_summary(std::optional<std::chrono::microseconds> lag) const;
 
-  static constexpr std::size_t kSamplesMax = std::size_t{1} << 16;
-
  private:
   void report(const EpochStats& stats, const ship::CommittedEpoch& epoch);
+  /// True for the full pass, the first.
+  bool count(const EpochStats& stats, const ship::CommittedEpoch& epoch);
 
   const ReportStyle style_;
   std::FILE* const out_;
@@ -64,7 +77,9 @@ class EpochLedger {
   std::map<Epoch, EpochStats> taken_;            // not yet committed
   std::map<Epoch, ship::CommittedEpoch> early_;  // committed before capture had its pause
   Summary totals_;
-  std::deque<double> pause_ms_, lag_ms_, commit_ms_;
+  PaceReport pace_;
+  DurationHistogram pause_, lag_, commit_;
+  std::array<DurationHistogram, kPhases> phases_;
   std::chrono::steady_clock::time_point last_line_{};
 };
 

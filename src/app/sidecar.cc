@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 #include <nlohmann/json.hpp>
 #include <spdlog/spdlog.h>
+#include <time.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -16,7 +17,9 @@
 #include "capture/release_vm.h"
 #include "capture/vm_claim.h"
 #include "capture/vm_events.h"
+#include "io/cpu_pressure.h"
 #include "qmp/session.h"
+#include "ship/encode_effort.h"
 #include "ship/epoch_shipper.h"
 
 namespace vmshadow::app {
@@ -32,15 +35,24 @@ constexpr milliseconds kRetryWhilePaused{200};
 
 void say(const std::string& sentence) { vmshadow::say("vmshadow-sidecar", sentence); }
 
+std::chrono::microseconds processor_time() {
+  timespec used{};
+  ::clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &used);
+  return std::chrono::duration_cast<std::chrono::microseconds>(
+      std::chrono::seconds(used.tv_sec) + std::chrono::nanoseconds(used.tv_nsec));
+}
+
 struct Protection {
   const SidecarOptions& options;
   const StopSignal& stop;
   capture::GuardFlags& flags;
   EpochLedger& ledger;
+  EpochPacer& pacer;
   ship::EpochShipper& shipper;
   capture::ColoSource& source;
   qmp::Session& session;
   io::Deadline next_tick = io::deadline_after(kTickEvery);
+  ship::EncodeEffort effort{};
 
   [[nodiscard]] Status run();
   /// Shows the lag and looks for failures, once a second.
@@ -80,6 +92,9 @@ Status Protection::tick() {
   if (now < next_tick) return {};
   next_tick = now + kTickEvery;
   ledger.tick(shipper.lag());
+  if (const auto pressure = io::cpu_pressure()) {
+    shipper.set_acceleration(effort.acceleration(*pressure));
+  }
   if (auto failure = shipper.failure()) return fail(std::move(*failure));
   if (auto closed = session.closed()) return fail(std::move(*closed));
   return {};
@@ -111,14 +126,14 @@ Status Protection::run() {
   announce(*first);
 
   bool paused_said = false;
-  auto next = io::Deadline::clock::now() + options.interval;
+  auto next = io::Deadline::clock::now() + pacer.interval();
   for (std::uint64_t taken = 0; !options.epochs || taken < *options.epochs;) {
     VMSHADOW_ASSIGN(const bool due, wait_until(next));
     if (!due) return {};
     VMSHADOW_ASSIGN(const bool room, wait_for_room());
     if (!room) return {};
-    // From the time of asking, so that a slow epoch is not followed by a burst.
-    next = std::max(next + options.interval, io::Deadline::clock::now());
+    const auto asked_by_clock = io::Deadline::clock::now();
+    const MonotonicTime asked = system_clock().monotonic();
     auto stats = source.take_epoch();
     if (!stats) {
       if (stats.error().code != Errc::cancelled) return fail(std::move(stats).error());
@@ -127,7 +142,11 @@ Status Protection::run() {
       continue;
     }
     paused_said = false;
+    pacer.taken(*stats, asked, processor_time());
+    ledger.paced(pacer.report());
     ledger.taken(*stats);
+    // From the time of asking, so that a slow epoch is not followed by a burst.
+    next = std::max(next + pacer.interval(), asked_by_clock);
     ++taken;
   }
   return {};
@@ -161,6 +180,7 @@ std::uint64_t ram_bytes_max() {
 ship::ShipperOptions shipper_options(const SidecarOptions& options, const StopSignal& stop,
                                      capture::GuardFlags& flags, EpochLedger& ledger) {
   ship::ShipperOptions to;
+  to.encoder_priority = options.encoder_priority;
   to.build_on_committed = !options.ship_all;
   to.ram_bytes_max = ram_bytes_max();
   to.on_base_progress = [&ledger](const ship::BaseProgress& progress) {
@@ -250,9 +270,13 @@ int run_sidecar(const SidecarOptions& options, const StopSignal& stop, capture::
   }
 
   EpochLedger ledger(options.report, options.report_to);
+  EpochPacer pacer(options.interval, options.cadence);
   auto shipper = ship::EpochShipper::connect(
       options.store, options.vm_name, system_clock(),
-      [&ledger](const ship::CommittedEpoch& epoch) { ledger.committed(epoch); },
+      [&ledger, &pacer](const ship::CommittedEpoch& epoch) {
+        pacer.durable(epoch);
+        ledger.committed(epoch);
+      },
       shipper_options(options, stop, flags, ledger));
   if (!shipper) {
     if (shipper.error().code == Errc::cancelled) return kExitOk;  // nothing was touched yet
@@ -267,7 +291,7 @@ int run_sidecar(const SidecarOptions& options, const StopSignal& stop, capture::
   capture::ColoSource source(**session, events, system_clock(),
                              source_options(stop, flags, ledger));
   const Status status =
-      Protection{options, stop, flags, ledger, **shipper, source, **session}.run();
+      Protection{options, stop, flags, ledger, pacer, **shipper, source, **session}.run();
   // The VM first, then what is still on its way to the store.
   Status released = source.detach();
   VmFate fate = released ? VmFate::runs_on : VmFate::unknown;
@@ -283,6 +307,7 @@ int run_sidecar(const SidecarOptions& options, const StopSignal& stop, capture::
     return capture::kWorkerTryAgain;
   }
   flags.migrating = false;
+  (*shipper)->hurry();
   const Status flushed =
       (*shipper)->flush(fate == VmFate::gone ? kFlushPatienceVmGone : kFlushPatience);
   ledger.print_summary((*shipper)->lag());

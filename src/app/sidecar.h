@@ -10,6 +10,8 @@
 
 #include "app/epoch_ledger.h"
 #include "app/stop_signal.h"
+#include "base/thread_priority.h"
+#include "capture/cadence.h"
 #include "capture/worker_guard.h"
 #include "io/socket.h"
 
@@ -20,6 +22,9 @@ struct SidecarOptions {
   std::string qmp_path;
   io::TcpAddress store;
   std::chrono::milliseconds interval{200};
+  /// Instead of a set interval: what the lag and the guest's pauses may be.
+  std::optional<capture::CadenceOptions> cadence;
+  ThreadPriority encoder_priority = ThreadPriority::idle;
   /// Of the guard.
   std::chrono::milliseconds pause_deadline{300};
   std::string guard_qmp_path;  ///< a monitor for the guard alone; empty: there is none

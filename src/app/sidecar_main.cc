@@ -2,6 +2,9 @@
 #include <CLI/CLI.hpp>
 #include <unistd.h>
 
+#include <algorithm>
+#include <map>
+
 #include "app/logging.h"
 #include "app/release_command.h"
 #include "app/report_stream.h"
@@ -19,6 +22,14 @@ for us alone, for example:
 
   qemu-system-x86_64 ... -qmp unix:/run/vm1.qmp,server=on,wait=off
   vmshadow-sidecar --vm vm1 --qmp /run/vm1.qmp --store 192.0.2.7:7410
+
+Epochs come at a set interval, or at the cadence that a target lag needs:
+
+  vmshadow-sidecar ... --target-lag-ms 500 --pause-budget 3
+
+takes as few epochs as keep the lag below 500 ms, and fewer where the guest would stand still for
+more than 3 % of its time; the sidecar then says what can be held. The encoder runs on processors
+that nothing else wants, and compresses less while they are wanted (/proc/pressure/cpu).
 
 Stop it with SIGINT or SIGTERM: the VM is released and runs on. Without output commit a failover may
 lose what the guest did since the newest committed epoch: that is the lag shown.
@@ -43,6 +54,9 @@ int main(int argc, char** argv) {
   app::SidecarOptions options;
   std::string store;
   std::uint64_t interval_ms = 200;
+  std::uint64_t target_lag_ms = 0;
+  double pause_budget_percent = 5;
+  double cpu_budget_percent = 0;
   std::uint64_t pause_deadline_ms = 300;
   std::uint64_t epochs = 0;
   bool json = false;
@@ -55,9 +69,32 @@ int main(int argc, char** argv) {
   cli.add_option("--vm", options.vm_name, "the VM's name in the store");
   cli.add_option("--qmp", options.qmp_path, "unix socket of a QMP monitor of this VM")->required();
   cli.add_option("--store", store, "the store's HOST:PORT");
-  cli.add_option("--interval-ms", interval_ms, "time between epochs, in milliseconds")
+  auto* interval_option =
+      cli.add_option("--interval-ms", interval_ms, "time between epochs, in milliseconds")
+          ->capture_default_str()
+          ->check(CLI::Range(std::uint64_t{1}, std::uint64_t{86'400'000}));
+  auto* target_option =
+      cli.add_option("--target-lag-ms", target_lag_ms,
+                     "how old the newest durable epoch may become; epochs come accordingly")
+          ->check(CLI::Range(std::uint64_t{20}, std::uint64_t{86'400'000}))
+          ->excludes(interval_option);
+  cli.add_option("--pause-budget", pause_budget_percent,
+                 "share of its time for which the guest may stand still, in per cent")
       ->capture_default_str()
-      ->check(CLI::Range(std::uint64_t{1}, std::uint64_t{86'400'000}));
+      ->check(CLI::Range(0.1, 90.0))
+      ->needs(target_option);
+  auto* cpu_option = cli.add_option("--cpu-budget", cpu_budget_percent,
+                                    "processor time the sidecar may take, in per cent of a core")
+                         ->check(CLI::Range(0.1, 10'000.0))
+                         ->needs(target_option);
+  const std::map<std::string, ThreadPriority> priorities = {{"idle", ThreadPriority::idle},
+                                                            {"low", ThreadPriority::low},
+                                                            {"normal", ThreadPriority::normal}};
+  cli.add_option("--encoder-priority", options.encoder_priority,
+                 "of the thread that compresses and ships. idle: on a host whose processors are "
+                 "all busy the lag grows rather than a guest slows down; low: nice 19")
+      ->default_str("idle")
+      ->transform(CLI::CheckedTransformer(priorities));
   auto* epochs_option = cli.add_option("--epochs", epochs, "stop after this many epochs");
   cli.add_option("--pause-deadline-ms", pause_deadline_ms,
                  "the guard ends a pause of the VM that lasts longer, and protects it anew")
@@ -105,6 +142,16 @@ int main(int argc, char** argv) {
   options.store = *address;
   options.interval = std::chrono::milliseconds{interval_ms};
   options.pause_deadline = std::chrono::milliseconds{pause_deadline_ms};
+  if (*target_option) {
+    capture::CadenceOptions cadence;
+    cadence.target_lag = std::chrono::milliseconds{target_lag_ms};
+    cadence.pause_budget = pause_budget_percent / 100;
+    if (*cpu_option) cadence.cpu_budget = cpu_budget_percent / 100;
+    cadence.interval_max = std::max(cadence.interval_max, cadence.target_lag);
+    // Well below what the guard ends.
+    cadence.pause_max = options.pause_deadline / 2;
+    options.cadence = cadence;
+  }
   if (*epochs_option) options.epochs = epochs;
   if (json) {
     options.report = app::ReportStyle::json_lines;

@@ -30,12 +30,14 @@ class ChunkPool {
 
   [[nodiscard]] std::size_t chunk_bytes() const { return shared_->chunk_bytes; }
 
-  /// A chunk of chunk_bytes(), contents undefined. Its last owner gives it back.
+  /// A chunk of chunk_bytes(), contents undefined. Its last owner gives it back. Never waits: the
+  /// thread that is just giving one back may be one that gets a processor only when nobody else
+  /// wants it, and the guest may stand still meanwhile.
   [[nodiscard]] std::shared_ptr<std::byte[]> take() {
     std::unique_ptr<std::byte[]> chunk;
     {
-      const std::lock_guard lock(shared_->mutex);
-      if (!shared_->kept.empty()) {
+      const std::unique_lock lock(shared_->mutex, std::try_to_lock);
+      if (lock.owns_lock() && !shared_->kept.empty()) {
         chunk = std::move(shared_->kept.back());
         shared_->kept.pop_back();
       }

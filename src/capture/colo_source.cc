@@ -225,13 +225,14 @@ Result<EpochStats> ColoSource::take_epoch() { return take_epoch_holding({}); }
 
 Result<EpochStats> ColoSource::take_epoch_holding(const std::function<Status()>& at_cut) {
   VMSHADOW_ASSERT(state_ == State::ready);
+  const MonotonicTime asked = clock_.monotonic();
   VMSHADOW_TRY([&]() -> Status {
     auto status = wait_for_request();
     if (!status) state_ = State::broken;
     return status;
   }());
   VMSHADOW_TRY(pass_gate());
-  auto stats = run_checkpoint(at_cut);
+  auto stats = run_checkpoint(asked, at_cut);
   if (!stats) {
     state_ = State::broken;
     sink_->abandon_epoch();
@@ -239,7 +240,8 @@ Result<EpochStats> ColoSource::take_epoch_holding(const std::function<Status()>&
   return stats;
 }
 
-Result<EpochStats> ColoSource::run_checkpoint(const std::function<Status()>& at_cut) {
+Result<EpochStats> ColoSource::run_checkpoint(MonotonicTime asked,
+                                              const std::function<Status()>& at_cut) {
   EpochStats stats;
   stats.epoch = next_epoch_;
   MigrationStream& stream = drain_->stream();
@@ -265,6 +267,7 @@ Result<EpochStats> ColoSource::run_checkpoint(const std::function<Status()>& at_
   const MonotonicTime ram_done = clock_.monotonic();
   VMSHADOW_TRY(expect(Event::device_done));
   const MonotonicTime device_done = clock_.monotonic();
+  const WallTime all_read = clock_.wall();
 
   EpochEnd end{next_epoch_, cut_wall, replied, stream.take_device_state()};
   stats.device_bytes = end.device_state.size();
@@ -278,11 +281,27 @@ Result<EpochStats> ColoSource::run_checkpoint(const std::function<Status()>& at_
   stats.pages = stream.pages_seen() - pages_before;
   stats.zero_pages = stream.zero_pages_seen() - zero_before;
   stats.stream_bytes = drain_->bytes_read() - bytes_before;
+  stats.request = micros(replied - asked);
   stats.stop = micros(cut - replied);
   stats.ram = micros(ram_done - cut);
   stats.device = micros(device_done - ram_done);
   finish_stats(stats, stops_before);
+  if (stats.pause) split_at_events(stats, cut_wall, all_read);
   return stats;
+}
+
+// The events carry wall-clock stamps. A clock that is set in mid-checkpoint must not make a phase
+// negative, or longer than what was measured around it.
+void ColoSource::split_at_events(EpochStats& stats, WallTime replied, WallTime all_read) const {
+  const auto stop = events_.last_stop();
+  if (!stop) return;
+  const auto since = [](std::chrono::microseconds stamp, WallTime then) {
+    return stamp - micros(std::chrono::nanoseconds{then.ns});
+  };
+  const auto until_cut = stats.stop;
+  stats.stop = std::clamp(since(*stop, replied), microseconds{0}, until_cut);
+  stats.cut = until_cut - stats.stop;
+  stats.resume = std::clamp(since(*stop + *stats.pause, all_read), microseconds{0}, *stats.pause);
 }
 
 void ColoSource::mark_stopped(bool stopped) {

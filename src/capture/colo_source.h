@@ -80,11 +80,13 @@ class ColoSource final : public PageSource {
   [[nodiscard]] Status wait_for_request();
   [[nodiscard]] Status request_checkpoint();
   [[nodiscard]] Status pass_gate();
-  [[nodiscard]] Result<EpochStats> run_checkpoint(const std::function<Status()>& at_cut);
+  [[nodiscard]] Result<EpochStats> run_checkpoint(MonotonicTime asked,
+                                                  const std::function<Status()>& at_cut);
   [[nodiscard]] Status expect(MigrationStream::Event event);
   [[nodiscard]] Result<bool> first_pass_gate(MonotonicTime& told);
   void mark_stopped(bool stopped);
   void finish_stats(EpochStats& stats, std::uint64_t stops_before);
+  void split_at_events(EpochStats& stats, WallTime replied, WallTime all_read) const;
 
   qmp::Session& session_;
   const VmEvents& events_;

@@ -190,6 +190,10 @@ EpochEncoder::~EpochEncoder() = default;
 EpochEncoder::EpochEncoder(EpochEncoder&&) noexcept = default;
 EpochEncoder& EpochEncoder::operator=(EpochEncoder&&) noexcept = default;
 
+void EpochEncoder::set_acceleration(int acceleration) {
+  state_->group_encoder.set_acceleration(acceleration);
+}
+
 void EpochEncoder::begin(const EpochBegin& begin, std::vector<std::byte>& out) {
   State& s = *state_;
   VMSHADOW_ASSERT(!s.open);

@@ -52,6 +52,8 @@ class EpochEncoder {
   EpochEncoder(EpochEncoder&&) noexcept;
   EpochEncoder& operator=(EpochEncoder&&) noexcept;
 
+  /// lz4's acceleration from here on: 1 at first, more for less work and less compression.
+  void set_acceleration(int acceleration);
   /// Opens an epoch. A full pass forgets all earlier pages and starts with the machine record,
   /// unless it is the first and builds on a known epoch; the first epoch ever must be a full pass.
   void begin(const EpochBegin& begin, std::vector<std::byte>& out);

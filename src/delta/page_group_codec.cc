@@ -16,9 +16,6 @@ namespace vmshadow::delta {
 namespace {
 
 constexpr std::size_t kGroupBytesMax = format::kGroupPagesMax * kPageBytes;
-/// lz4's own default; a higher one trades ratio for speed.
-constexpr int kAcceleration = 1;
-
 // Blocks of at most 64 KiB let lz4 use 16-bit offsets in its table: a larger group would be slower.
 static_assert(kGroupBytesMax <= 64 * 1024);
 
@@ -75,6 +72,7 @@ bool distances_are_valid(ByteSpan rest) {
 }  // namespace
 
 struct PageGroupEncoder::State {
+  int acceleration = 1;
   alignas(64) std::array<std::byte, sizeof(LZ4_stream_t)> lz4;
   // Large enough for any outcome: lz4 is faster when it need not watch the end of its output.
   std::array<std::byte, LZ4_COMPRESSBOUND(kGroupBytesMax)> compressed;
@@ -86,13 +84,19 @@ PageGroupEncoder::PageGroupEncoder() : state_(std::make_unique<State>()) {
 PageGroupEncoder::~PageGroupEncoder() = default;
 PageGroupEncoder::PageGroupEncoder(PageGroupEncoder&&) noexcept = default;
 
+void PageGroupEncoder::set_acceleration(int acceleration) {
+  VMSHADOW_ASSERT(acceleration >= 1);
+  state_->acceleration = acceleration;
+}
+
 void PageGroupEncoder::append_body(std::vector<std::byte>& out,
                                    std::span<const format::PageKey> keys, const std::byte* pages) {
   VMSHADOW_ASSERT(!keys.empty() && keys.size() <= format::kGroupPagesMax);
   const ByteSpan raw(pages, keys.size() * kPageBytes);
-  const int written = LZ4_compress_fast_extState(
-      state_->lz4.data(), chars(raw.data()), chars(state_->compressed.data()),
-      static_cast<int>(raw.size()), static_cast<int>(state_->compressed.size()), kAcceleration);
+  const int written =
+      LZ4_compress_fast_extState(state_->lz4.data(), chars(raw.data()),
+                                 chars(state_->compressed.data()), static_cast<int>(raw.size()),
+                                 static_cast<int>(state_->compressed.size()), state_->acceleration);
   VMSHADOW_ASSERT(written > 0);
   const auto compressed_bytes = static_cast<std::size_t>(written);
   const bool smaller = compressed_bytes < raw.size();

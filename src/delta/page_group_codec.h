@@ -21,6 +21,8 @@ class PageGroupEncoder {
   PageGroupEncoder();
   ~PageGroupEncoder();
   PageGroupEncoder(PageGroupEncoder&&) noexcept;
+  /// lz4's: 1 is its default, a higher one trades ratio for speed.
+  void set_acceleration(int acceleration);
   void append_body(std::vector<std::byte>& out, std::span<const format::PageKey> keys,
                    const std::byte* pages);
 

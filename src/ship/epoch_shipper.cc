@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 #include <spdlog/spdlog.h>
+#include <unistd.h>
 
 #include <utility>
 
@@ -127,6 +128,10 @@ Status EpochShipper::flush(std::chrono::milliseconds timeout) {
   return {};
 }
 
+void EpochShipper::hurry() {
+  if (const pid_t thread = lowered_; thread != 0) raise_thread_priority(thread);
+}
+
 std::optional<std::chrono::microseconds> EpochShipper::lag() const {
   const std::lock_guard lock(mutex_);
   if (!committed_cut_) return std::nullopt;
@@ -164,6 +169,11 @@ void EpochShipper::run() {
 
 Status EpochShipper::encode_and_send(Item item) {
   if (auto* begin = std::get_if<Begin>(&item)) {
+    if (!begin->machine && lowered_ == 0) {
+      lower_thread_priority(options_.encoder_priority);
+      lowered_ = ::gettid();
+    }
+    encoder_.set_acceleration(acceleration_);
     encoder_.begin({begin->epoch, begin->machine != nullptr, begin->machine.get()}, out_);
     return {};
   }

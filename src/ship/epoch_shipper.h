@@ -10,6 +10,7 @@
 // RAM.
 #pragma once
 
+#include <atomic>
 #include <chrono>
 #include <condition_variable>
 #include <deque>
@@ -26,6 +27,7 @@
 #include <vmshadow/result.h>
 
 #include "base/bounded_queue.h"
+#include "base/thread_priority.h"
 #include "delta/epoch_encoder.h"
 #include "ship/sender.h"
 
@@ -56,6 +58,9 @@ struct ShipperOptions {
   std::size_t queued_bytes_max = std::size_t{64} << 20;
   /// Epochs cut but not acknowledged, above which the capture is asked to wait.
   std::size_t unacknowledged_max = 4;
+  /// Of the shipping thread from the first epoch behind a full pass on. Until that pass is durable
+  /// the VM is not protected at all, and a reader that lags makes QEMU repeat it.
+  ThreadPriority encoder_priority = ThreadPriority::normal;
 };
 
 class EpochShipper final : public PageSink {
@@ -82,8 +87,13 @@ class EpochShipper final : public PageSink {
   void abandon_epoch() override;
   [[nodiscard]] Result<bool> wait_for_room(std::chrono::nanoseconds limit) override;
 
+  /// Nothing is captured any more: what is left is encoded at normal priority, where that is
+  /// allowed.
+  void hurry();
   /// Waits until every epoch ended so far is acknowledged. Errc::timed_out, or why the link failed.
   [[nodiscard]] Status flush(std::chrono::milliseconds timeout);
+  /// lz4's acceleration from the next epoch on (EncodeEffort).
+  void set_acceleration(int acceleration) { acceleration_ = acceleration; }
   /// Since the cut of the newest committed epoch; nullopt before the first commit.
   [[nodiscard]] std::optional<std::chrono::microseconds> lag() const;
   /// Why shipping ended; nullopt while it works.
@@ -122,6 +132,9 @@ class EpochShipper final : public PageSink {
   // encoder would compete with QEMU and the drain for the cores and lengthen the pause.
   bool hold_ = false;
   std::vector<PageBatch> held_;
+
+  std::atomic<int> acceleration_{1};
+  std::atomic<pid_t> lowered_{0};  // the shipping thread, once its priority is lowered
 
   // Of the shipping thread.
   delta::EpochEncoder encoder_;

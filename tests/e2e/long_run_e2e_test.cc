@@ -37,6 +37,20 @@ std::uint32_t draw_seed() {
                           : std::random_device{}();
 }
 
+/// The phases between STOP and the last byte read, and what RESUME came after that, cover the
+/// pause.
+void expect_phases_cover_the_pause(const Json& line) {
+  const auto number = [&](const char* key) { return line.at(key).get<double>(); };
+  for (const char* phase : {"request_ms", "stop_ms", "ram_ms", "device_ms"}) {
+    EXPECT_GT(number(phase), 0) << phase << " of " << line.dump();
+  }
+  if (line.at("pause_ms").is_null()) return;
+  constexpr double kRounding = 0.005;
+  EXPECT_GE(number("cut_ms") + number("ram_ms") + number("device_ms") + number("resume_ms"),
+            number("pause_ms") - kRounding)
+      << line.dump();
+}
+
 /// What the sidecar and the store each say of the run; the longest time between two commits.
 std::chrono::duration<double> expect_every_epoch(SidecarProgram& sidecar,
                                                  const std::string& store_directory,
@@ -45,6 +59,7 @@ std::chrono::duration<double> expect_every_epoch(SidecarProgram& sidecar,
   for (const Json& line : sidecar.lines()) {
     if (line.value("event", "") != "epoch") continue;
     EXPECT_EQ(line.at("epoch").get<std::uint64_t>(), next++) << "an epoch is missing or doubled";
+    if (!line.at("full").get<bool>()) expect_phases_cover_the_pause(line);
   }
   EXPECT_EQ(next, epochs + 1);
 

@@ -102,12 +102,15 @@ Result<SidecarProgram> SidecarProgram::start(const SidecarConfig& config) {
                   config.qmp_path,
                   "--store",
                   config.store,
-                  "--interval-ms",
-                  std::to_string(config.interval.count()),
                   "--pause-deadline-ms",
                   std::to_string(config.pause_deadline.count()),
                   "--json"};
   if (config.once) options.argv.emplace_back("--once");
+  // Without one: as the extra arguments say.
+  if (config.interval.count() > 0) {
+    options.argv.insert(options.argv.end(),
+                        {"--interval-ms", std::to_string(config.interval.count())});
+  }
   options.argv.insert(options.argv.end(), config.extra_args.begin(), config.extra_args.end());
   options.stdout_file = sidecar.scratch_->file("lines");
   options.stderr_file = sidecar.scratch_->file("messages");

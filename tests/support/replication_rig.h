@@ -52,8 +52,8 @@ class StoreProgram {
 struct SidecarConfig {
   std::string vm = "vm1";
   std::string qmp_path;
-  std::string store;  ///< HOST:PORT
-  std::chrono::milliseconds interval{200};
+  std::string store;                        ///< HOST:PORT
+  std::chrono::milliseconds interval{200};  ///< 0: no --interval-ms, the extra arguments say it
   std::vector<std::string> extra_args;
   /// With --once: most tests are about the end of a protection, not about its return.
   bool once = true;

@@ -109,6 +109,21 @@ TEST(PageGroupCodecTest, AnEncoderMayBeUsedAgain) {
   EXPECT_EQ(first, second);
 }
 
+TEST(PageGroupCodecTest, AnAcceleratedEncoderMakesLargerGroupsThatDecodeAsWell) {
+  const auto pages = compressible_pages(format::kGroupPagesMax);
+  PageGroupEncoder encoder;
+  encoder.set_acceleration(16);
+  std::vector<std::byte> body;
+  encoder.append_body(body, keys_for(format::kGroupPagesMax), pages.data());
+  EXPECT_GT(body.size(), body_of(pages).size());
+  EXPECT_LT(body.size(), pages.size());
+  const auto group = format::decode_page_group(body);
+  ASSERT_TRUE(group) << group.error().message;
+  std::vector<std::byte> out(pages.size());
+  ASSERT_TRUE(decode_pages(*group, out));
+  EXPECT_EQ(out, pages);
+}
+
 TEST(PageGroupCodecTest, OnePageIsDecodedWithoutWhatFollowsIt) {
   const auto pages = compressible_pages(16);
   auto body = body_of(pages);

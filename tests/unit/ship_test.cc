@@ -3,9 +3,11 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 #include <poll.h>
+#include <sched.h>
 #include <sys/eventfd.h>
 #include <unistd.h>
 
+#include <filesystem>
 #include <future>
 #include <thread>
 
@@ -110,6 +112,33 @@ TEST_F(ShipTest, EpochsArriveInOrderAndAreAcknowledged) {
   EXPECT_EQ(commits_[1].encoded.unchanged_pages, 1u);
   EXPECT_EQ(format::decode_prefix(sink_.committed[0].records.front())->head.type,
             format::RecordType::machine);
+}
+
+/// Threads of this process that only get processors nobody else wants.
+std::size_t idle_threads() {
+  std::size_t count = 0;
+  for (const auto& task : std::filesystem::directory_iterator("/proc/self/task")) {
+    const auto id = static_cast<pid_t>(std::stol(task.path().filename().string()));
+    count += ::sched_getscheduler(id) == SCHED_IDLE ? 1 : 0;
+  }
+  return count;
+}
+
+TEST_F(ShipTest, OnlyTheEncoderStepsBackAndOnlyBehindTheFullPass) {
+  ShipperOptions options;
+  options.encoder_priority = ThreadPriority::idle;
+  auto shipper = connect("vm1", options);
+  ship_epoch(*shipper, Epoch{0}, true, 1);
+  ASSERT_TRUE(shipper->flush(milliseconds(5000)));
+  EXPECT_EQ(idle_threads(), 0u) << "until it is durable the VM is not protected";
+  shipper->set_acceleration(16);
+  ship_epoch(*shipper, Epoch{1}, false, 2);
+  ASSERT_TRUE(shipper->flush(milliseconds(20000)));
+  EXPECT_EQ(idle_threads(), 1u);
+  shipper->hurry();
+  EXPECT_EQ(idle_threads(), ::geteuid() == 0 ? 0u : idle_threads());
+  shipper.reset();
+  EXPECT_EQ(sink_.committed.size(), 2u);
 }
 
 TEST_F(ShipTest, TheStoresRefusalReachesTheOperatorUnchanged) {
