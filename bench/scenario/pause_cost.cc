@@ -181,7 +181,7 @@ Result<MemoryUse> memory_use(const PauseSizes& sizes) {
   VMSHADOW_ASSIGN(use.mib, of_both(sidecar, sidecar.process().pid(), peak_mib_of));
   use.guest_mib = static_cast<double>(test::guest_memory_kib(config)) / 1024;
   for (const auto& line : sidecar.lines()) {
-    if (line.value("event", "") != "epoch" || line.at("full").get<bool>()) continue;
+    if (line.value("event", "") != "epoch" || line.at("first_pass").get<bool>()) continue;
     use.epoch_mib = std::max(use.epoch_mib, line.at("raw_bytes").get<double>() / (1 << 20));
   }
   VMSHADOW_TRY(sidecar.stop());

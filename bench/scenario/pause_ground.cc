@@ -169,7 +169,7 @@ Result<PauseSession> PauseGround::run_vmshadow(unsigned epochs, milliseconds int
   PauseSession session;
   unsigned seen = 0;
   for (const auto& line : sidecar.lines()) {
-    if (line.value("event", "") != "epoch" || line.at("full").get<bool>()) continue;
+    if (line.value("event", "") != "epoch" || line.at("first_pass").get<bool>()) continue;
     if (seen++ == 0) continue;
     if (line.at("pause_ms").is_null()) {
       return fail(Errc::timed_out, "an epoch without STOP and RESUME events");

@@ -114,9 +114,9 @@ void EpochLedger::paced(const PaceReport& pace) {
 }
 
 bool EpochLedger::count(const EpochStats& stats, const ship::CommittedEpoch& epoch) {
-  const bool full_pass = totals_.epochs == 0;
+  const bool first_pass = totals_.epochs == 0;
   ++totals_.epochs;
-  if (full_pass) totals_.first = stats.epoch;
+  if (first_pass) totals_.first = stats.epoch;
   totals_.last = stats.epoch;
   totals_.captured_pages += epoch.encoded.captured_pages;
   totals_.data_pages += epoch.encoded.data_pages;
@@ -124,7 +124,7 @@ bool EpochLedger::count(const EpochStats& stats, const ship::CommittedEpoch& epo
   totals_.unchanged_pages += epoch.encoded.unchanged_pages;
   totals_.raw_bytes += epoch.encoded.captured_pages * kPageBytes;
   totals_.shipped_bytes += epoch.encoded.record_bytes;
-  if (full_pass) {
+  if (first_pass) {
     totals_.full_pass_ms = ms(stats.ram);
     totals_.full_pass_pause_ms = stats.pause ? ms(*stats.pause) : 0;
     return true;
@@ -138,10 +138,11 @@ bool EpochLedger::count(const EpochStats& stats, const ship::CommittedEpoch& epo
 }
 
 void EpochLedger::report(const EpochStats& stats, const ship::CommittedEpoch& epoch) {
-  const bool full_pass = count(stats, epoch);
+  const bool first_pass = count(stats, epoch);
   if (style_ == ReportStyle::json_lines) {
     nlohmann::json line{{"event", "epoch"},
                         {"epoch", stats.epoch.value},
+                        {"first_pass", first_pass},
                         {"full", epoch.encoded.full},
                         {"pages", stats.pages},
                         {"zero_pages", stats.zero_pages},

@@ -61,7 +61,7 @@ class CadenceE2e : public testing::Test {
     ASSERT_TRUE(ended->success()) << ended->text() << ": " << sidecar->messages();
     unsigned seen = 0;
     for (const Json& line : sidecar->lines()) {
-      if (line.value("event", "") != "epoch" || line.at("full").get<bool>()) continue;
+      if (line.value("event", "") != "epoch" || line.at("first_pass").get<bool>()) continue;
       if (++seen > epochs / 2) run_.epochs.push_back(line);
     }
     ASSERT_EQ(seen, epochs);

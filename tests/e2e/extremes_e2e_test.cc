@@ -27,7 +27,7 @@ struct DeltaCost {
 DeltaCost delta_cost(const SidecarProgram& sidecar) {
   DeltaCost cost;
   for (const Json& line : sidecar.lines()) {
-    if (line.value("event", "") != "epoch" || line.at("full").get<bool>()) continue;
+    if (line.value("event", "") != "epoch" || line.at("first_pass").get<bool>()) continue;
     const auto number = [&](const char* key) { return line.at(key).get<std::uint64_t>(); };
     ++cost.epochs;
     cost.pages += number("pages");

@@ -59,7 +59,7 @@ std::chrono::duration<double> expect_every_epoch(SidecarProgram& sidecar,
   for (const Json& line : sidecar.lines()) {
     if (line.value("event", "") != "epoch") continue;
     EXPECT_EQ(line.at("epoch").get<std::uint64_t>(), next++) << "an epoch is missing or doubled";
-    if (!line.at("full").get<bool>()) expect_phases_cover_the_pause(line);
+    if (!line.at("first_pass").get<bool>()) expect_phases_cover_the_pause(line);
   }
   EXPECT_EQ(next, epochs + 1);
 

@@ -81,8 +81,8 @@ TEST(EpochLedger, EachEpochIsALineWithItsPhases) {
   ledger.taken(taken(1, microseconds(1000)));
   const auto lines = out.lines("epoch");
   ASSERT_EQ(lines.size(), 2U);
-  EXPECT_TRUE(lines[0].at("full").get<bool>());
-  EXPECT_FALSE(lines[1].at("full").get<bool>());
+  EXPECT_TRUE(lines[0].at("first_pass").get<bool>());
+  EXPECT_FALSE(lines[1].at("first_pass").get<bool>());
   const std::vector<std::pair<const char*, double>> expected = {
       {"pause_ms", 1.0},   {"request_ms", 0.05}, {"stop_ms", 0.01},
       {"cut_ms", 0.02},    {"ram_ms", 0.94},     {"device_ms", 0.03},
