@@ -28,6 +28,7 @@ constexpr milliseconds kTickEvery{1000};
 constexpr milliseconds kFlushPatience{15000};
 constexpr milliseconds kFlushPatienceVmGone{5000};
 constexpr milliseconds kRetryWhilePaused{200};
+constexpr milliseconds kStaleSessionPatience{2000};
 
 void say(const std::string& sentence) { vmshadow::say("vmshadow-sidecar", sentence); }
 
@@ -163,6 +164,22 @@ bool is_gone(const Error& error) {
   return error.code == Errc::closed || error.code == Errc::not_found;
 }
 
+/// A session of this VM's that has just died may not have ended at the store yet: bears with it for
+/// a moment.
+Result<std::unique_ptr<ship::EpochShipper>> connect_shipper(const SidecarOptions& options,
+                                                            const StopSignal& stop,
+                                                            EpochLedger& ledger) {
+  const auto patience = io::deadline_after(kStaleSessionPatience);
+  for (;;) {
+    auto shipper = ship::EpochShipper::connect(
+        options.store, options.vm_name, system_clock(),
+        [&ledger](const ship::CommittedEpoch& epoch) { ledger.committed(epoch); });
+    const bool stale = !shipper && shipper.error().code == Errc::in_use;
+    if (!stale || io::Deadline::clock::now() >= patience) return shipper;
+    if (stop.wait(io::deadline_after(kRetryWhilePaused))) return shipper;
+  }
+}
+
 enum class VmFate { runs_on, gone, unknown };
 
 // A monitor's connection can end without its VM: see whether QEMU still listens, and if so release
@@ -224,9 +241,7 @@ int run_sidecar(const SidecarOptions& options, const StopSignal& stop, capture::
   }
 
   EpochLedger ledger(options.report, options.report_to);
-  auto shipper = ship::EpochShipper::connect(
-      options.store, options.vm_name, system_clock(),
-      [&ledger](const ship::CommittedEpoch& epoch) { ledger.committed(epoch); });
+  auto shipper = connect_shipper(options, stop, ledger);
   if (!shipper) {
     say(shipper.error().message);
     // A store that is not there yet will be; a VM of this name that is shadowed already is a
