@@ -166,14 +166,13 @@ bool is_gone(const Error& error) {
 
 /// A session of this VM's that has just died may not have ended at the store yet: bears with it for
 /// a moment.
-Result<std::unique_ptr<ship::EpochShipper>> connect_shipper(const SidecarOptions& options,
-                                                            const StopSignal& stop,
-                                                            EpochLedger& ledger) {
+Result<std::unique_ptr<ship::EpochShipper>> connect_shipper(
+    const SidecarOptions& options, const StopSignal& stop,
+    const ship::EpochShipper::CommitHandler& on_commit) {
   const auto patience = io::deadline_after(kStaleSessionPatience);
   for (;;) {
-    auto shipper = ship::EpochShipper::connect(
-        options.store, options.vm_name, system_clock(),
-        [&ledger](const ship::CommittedEpoch& epoch) { ledger.committed(epoch); });
+    auto shipper =
+        ship::EpochShipper::connect(options.store, options.vm_name, system_clock(), on_commit);
     const bool stale = !shipper && shipper.error().code == Errc::in_use;
     if (!stale || io::Deadline::clock::now() >= patience) return shipper;
     if (stop.wait(io::deadline_after(kRetryWhilePaused))) return shipper;
@@ -241,7 +240,8 @@ int run_sidecar(const SidecarOptions& options, const StopSignal& stop, capture::
   }
 
   EpochLedger ledger(options.report, options.report_to);
-  auto shipper = connect_shipper(options, stop, ledger);
+  auto shipper = connect_shipper(
+      options, stop, [&ledger](const ship::CommittedEpoch& epoch) { ledger.committed(epoch); });
   if (!shipper) {
     say(shipper.error().message);
     // A store that is not there yet will be; a VM of this name that is shadowed already is a
