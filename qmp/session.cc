@@ -7,8 +7,10 @@
 #include <fmt/format.h>
 #include <nlohmann/json.hpp>
 #include <sys/socket.h>
+#include <unistd.h>
 
 #include <algorithm>
+#include <atomic>
 #include <charconv>
 #include <condition_variable>
 #include <mutex>
@@ -224,9 +226,10 @@ Status Session::State::take_reply(Json message) {
                       fmt::format("QEMU sent a reply without an id ({})",
                                   description != nullptr ? excerpt(*description) : "no reason")));
   }
+  if (!id_text->starts_with(options.id_prefix)) return {};  // to the client before us
   CallId id = 0;
   const char* last = id_text->data() + id_text->size();
-  const auto [end, failed] = std::from_chars(id_text->data(), last, id);
+  const auto [end, failed] = std::from_chars(id_text->data() + options.id_prefix.size(), last, id);
   const std::string shown = excerpt(*id_text);
   if (failed != std::errc{} || end != last || !calls.complete(id, std::move(message))) {
     return fail(
@@ -301,7 +304,8 @@ Result<Json> Session::State::call(const std::string& command, const Json& argume
   VMSHADOW_ASSIGN(const std::string body, command_body(command, arguments, kind.lane));
   VMSHADOW_ASSIGN(const CallId id, calls.begin(kind, what, deadline));
   // Failing to write ends the session or leaves the command unsent; either way wait() tells.
-  if (auto written = write(fmt::format("{},\"id\":\"{}\"}}\n", body, id), passed_fd, deadline);
+  if (auto written = write(fmt::format("{},\"id\":\"{}{}\"}}\n", body, options.id_prefix, id),
+                           passed_fd, deadline);
       !written) {
     calls.withdraw(id);
     return fail(std::move(written).error());
@@ -320,6 +324,10 @@ Session::~Session() {
 }
 
 Result<std::unique_ptr<Session>> Session::connect(const std::string& path, SessionOptions options) {
+  if (options.id_prefix.empty()) {
+    static std::atomic<unsigned> sessions{0};
+    options.id_prefix = fmt::format("{}.{}-", ::getpid(), ++sessions);
+  }
   auto fd = io::connect_unix(path, deadline_in(options.greeting_timeout));
   if (!fd) return fail(connect_error(std::move(fd).error(), path));
   return adopt(*std::move(fd), path, std::move(options));

@@ -51,6 +51,10 @@ struct SessionOptions {
   std::chrono::milliseconds reply_timeout{10000};
   /// A message longer than this ends the session (a description of a large machine is under 1 MiB).
   std::size_t message_bytes_max = std::size_t{64} << 20;
+  /// Opens the id of every command. QEMU gives the reply to a command of a client that has died to
+  /// the client that comes next: with a prefix of one's own it is told apart, and dropped.
+  /// connect() chooses one.
+  std::string id_prefix;
   EventHandler on_event;
 };
 

@@ -65,7 +65,10 @@ Status StandbyMonitor::shake_hands(std::chrono::milliseconds patience) {
   VMSHADOW_TRY(io::write_all(fd_.get(), std::as_bytes(std::span(text)), deadline));
   for (;;) {
     VMSHADOW_ASSIGN(const Json message, read_message(fd_.get(), path_, deadline));
-    if (member(message, "event") != nullptr) continue;
+    // An event, or a reply to the client before us.
+    if (const std::string* id = string_member(message, "id"); id == nullptr || *id != "hello") {
+      continue;
+    }
     if (member(message, "return") != nullptr) return {};
     return fail(Errc::protocol, path_ + ": the monitor refuses qmp_capabilities");
   }

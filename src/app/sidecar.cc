@@ -32,6 +32,7 @@ constexpr milliseconds kTickEvery{1000};
 constexpr milliseconds kFlushPatience{15000};
 constexpr milliseconds kFlushPatienceVmGone{5000};
 constexpr milliseconds kRetryWhilePaused{200};
+constexpr milliseconds kStaleSessionPatience{2000};
 
 void say(const std::string& sentence) { vmshadow::say("vmshadow-sidecar", sentence); }
 
@@ -209,6 +210,21 @@ bool is_gone(const Error& error) {
   return error.code == Errc::closed || error.code == Errc::not_found;
 }
 
+/// A session of this VM's that has just died may not have ended at the store yet: bears with it for
+/// a moment.
+Result<std::unique_ptr<ship::EpochShipper>> connect_shipper(
+    const SidecarOptions& options, const StopSignal& stop,
+    const ship::EpochShipper::CommitHandler& on_commit, const ship::ShipperOptions& how) {
+  const auto patience = io::deadline_after(kStaleSessionPatience);
+  for (;;) {
+    auto shipper =
+        ship::EpochShipper::connect(options.store, options.vm_name, system_clock(), on_commit, how);
+    const bool stale = !shipper && shipper.error().code == Errc::in_use;
+    if (!stale || io::Deadline::clock::now() >= patience) return shipper;
+    if (stop.wait(io::deadline_after(kRetryWhilePaused))) return shipper;
+  }
+}
+
 enum class VmFate { runs_on, gone, unknown };
 
 // A monitor's connection can end without its VM: see whether QEMU still listens, and if so release
@@ -271,8 +287,8 @@ int run_sidecar(const SidecarOptions& options, const StopSignal& stop, capture::
 
   EpochLedger ledger(options.report, options.report_to);
   EpochPacer pacer(options.interval, options.cadence);
-  auto shipper = ship::EpochShipper::connect(
-      options.store, options.vm_name, system_clock(),
+  auto shipper = connect_shipper(
+      options, stop,
       [&ledger, &pacer](const ship::CommittedEpoch& epoch) {
         pacer.durable(epoch);
         ledger.committed(epoch);

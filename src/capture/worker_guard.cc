@@ -136,15 +136,18 @@ int WorkerGuard::run() {
   const std::string got = priority_.raise();
   for (;;) {
     if (!open_own_monitor()) return kWorkerFailed;
-    if (!start_worker()) return kWorkerFailed;
-    const bool locked = GuardPriority::lock_memory();
-    if (options_.verbose && flags_.restarts == 0) {
-      say(fmt::format("the guard (process {}) has {} and {}; it ends a pause after {} ms",
-                      ::getpid(), got, locked ? "locked its memory" : "no locked memory",
-                      options_.pause_deadline.count()));
+    if (start_worker()) {
+      const bool locked = GuardPriority::lock_memory();
+      if (options_.verbose && flags_.restarts == 0) {
+        say(fmt::format("the guard (process {}) has {} and {}; it ends a pause after {} ms",
+                        ::getpid(), got, locked ? "locked its memory" : "no locked memory",
+                        options_.pause_deadline.count()));
+      }
+      watch();
+      if (const auto code = after_worker()) return *code;
+    } else if (flags_.restarts == 0) {
+      return kWorkerFailed;
     }
-    watch();
-    if (const auto code = after_worker()) return *code;
     const milliseconds wait = back_off_.next();
     say(fmt::format("protecting the VM again in {}", seconds_text(wait)));
     if (!wait_out(wait)) return kWorkerDone;

@@ -500,5 +500,24 @@ TEST(QmpEndTest, DestructionDoesNotWaitForTheServer) {
   }
 }
 
+// QEMU answers a command of a client that has died to the one that comes next.
+TEST(QmpSessionTest, DropsTheReplyToTheClientBefore) {
+  FakeMonitor monitor;
+  SessionOptions options;
+  options.id_prefix = "77.1-";
+  const auto session = open_session(monitor, std::move(options));
+  ASSERT_TRUE(session);
+  auto asked = std::async(std::launch::async, [&] { return session->execute("query-status"); });
+  const auto command = monitor.receive();
+  EXPECT_EQ(command["id"].get<std::string>().rfind("77.1-", 0), 0U);
+  monitor.send("{\"return\": {\"whose\": \"not ours\"}, \"id\": \"2\"}\r\n");
+  monitor.send("{\"return\": {\"whose\": \"not ours\"}, \"id\": \"76.1-2\"}\r\n");
+  monitor.reply(command, {{"whose", "ours"}});
+  const auto reply = asked.get();
+  ASSERT_TRUE(reply) << reply.error().message;
+  EXPECT_EQ(reply->at("whose"), "ours");
+  EXPECT_FALSE(session->closed());
+}
+
 }  // namespace
 }  // namespace vmshadow::qmp
