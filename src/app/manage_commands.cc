@@ -111,7 +111,7 @@ Status unpin_epochs(const ReplayScope& scope, const std::vector<Epoch>& epochs) 
 }
 
 Status show_retention(const ReplayScope& scope) {
-  VMSHADOW_ASSIGN(const auto reader, store::Reader::open(scope.store));
+  VMSHADOW_ASSIGN(const auto reader, store::Reader::open(scope.store, scope.keys));
   VMSHADOW_ASSIGN(const VmInfo vm, reader->vm(scope.vm));
   std::vector<std::uint64_t> pins;
   for (const EpochInfo& info : vm.epochs) {

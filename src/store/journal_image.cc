@@ -63,22 +63,57 @@ class GroupedPages {
 
 }  // namespace
 
+namespace {
+
+/// The machine of the full epoch that a chain begins with.
+Result<MachinePtr> read_machine(const EpochIndex& full, const SegmentFiles::Owner& owner,
+                                const SegmentFiles& segments) {
+  if (full.machine != nullptr) return full.machine;
+  if (!full.places.machine) {
+    return fail(Errc::corrupt, fmt::format("the machine record of epoch {} of VM '{}' is missing",
+                                           full.info.epoch.value, owner.name));
+  }
+  const RecordPlace& place = *full.places.machine;
+  SegmentFiles::Record record;
+  std::vector<std::byte> opened;
+  VMSHADOW_TRY(segments.read(place, RecordType::machine, owner, record));
+  VMSHADOW_ASSIGN(const ByteSpan body,
+                  segments.plain_body(place, owner, record.prefix, record.body(), opened));
+  VMSHADOW_ASSIGN(MachineDescription machine, format::decode_machine(body));
+  return std::make_shared<const MachineDescription>(std::move(machine));
+}
+
+}  // namespace
+
+Result<std::unique_ptr<JournalImage>> JournalImage::open(
+    SegmentFiles::Owner owner, std::vector<EpochIndexPtr> chain,
+    std::shared_ptr<const SegmentFiles> segments, SegmentFiles::Hold held) {
+  VMSHADOW_ASSERT(!chain.empty());
+  VMSHADOW_ASSIGN(MachinePtr machine, read_machine(*chain.front(), owner, *segments));
+  return std::unique_ptr<JournalImage>(new JournalImage(std::move(owner), std::move(chain),
+                                                        std::move(machine), std::move(segments),
+                                                        std::move(held)));
+}
+
 JournalImage::JournalImage(SegmentFiles::Owner owner, std::vector<EpochIndexPtr> chain,
-                           std::shared_ptr<const SegmentFiles> segments, SegmentFiles::Hold held)
+                           MachinePtr machine, std::shared_ptr<const SegmentFiles> segments,
+                           SegmentFiles::Hold held)
     : owner_(std::move(owner)),
       chain_(std::move(chain)),
+      machine_(std::move(machine)),
       segments_(std::move(segments)),
-      held_(std::move(held)) {
-  VMSHADOW_ASSERT(!chain_.empty() && chain_.front()->machine != nullptr);
-}
+      held_(std::move(held)) {}
 
 Result<std::vector<std::byte>> JournalImage::device_state() const {
   std::vector<std::byte> state;
   state.reserve(info().device_bytes);
   SegmentFiles::Record record;
+  std::vector<std::byte> opened;
   for (const RecordPlace& place : chain_.back()->places.device) {
     VMSHADOW_TRY(segments_->read(place, RecordType::device_state, owner_, record));
-    format::append_bytes(state, record.body());
+    VMSHADOW_ASSIGN(const ByteSpan piece,
+                    segments_->plain_body(place, owner_, record.prefix, record.body(), opened));
+    format::append_bytes(state, piece);
   }
   return state;
 }
@@ -121,8 +156,11 @@ Status JournalImage::read_page(BlockIndex block, PageNumber page, MutableByteSpa
   }
   const RecordPlace& place = resolved().groups()[found.slot.group];
   SegmentFiles::Record record;
+  std::vector<std::byte> opened;
   VMSHADOW_TRY(segments_->read(place, RecordType::page_group, owner_, record));
-  const auto group = format::decode_page_group(record.body());
+  VMSHADOW_ASSIGN(const ByteSpan body,
+                  segments_->plain_body(place, owner_, record.prefix, record.body(), opened));
+  const auto group = format::decode_page_group(body);
   if (!group) return fail(with_place(group.error(), place));
   if (found.slot.slot >= group->page_count || group->keys[found.slot.slot] != key) {
     return fail(with_place({Errc::corrupt, "the group does not hold the page"}, place));

@@ -18,20 +18,22 @@ namespace vmshadow::store {
 
 class JournalImage final : public EpochImage {
  public:
-  /// `chain`: the full epoch first, the image's own last; all undamaged as far as is known.
-  JournalImage(SegmentFiles::Owner owner, std::vector<EpochIndexPtr> chain,
-               std::shared_ptr<const SegmentFiles> segments, SegmentFiles::Hold held);
+  /// `chain`: the full epoch first, the image's own last; all undamaged as far as is known. Its
+  /// machine is read if it is sealed: errors as SegmentFiles::plain_body().
+  [[nodiscard]] static Result<std::unique_ptr<JournalImage>> open(
+      SegmentFiles::Owner owner, std::vector<EpochIndexPtr> chain,
+      std::shared_ptr<const SegmentFiles> segments, SegmentFiles::Hold held);
 
   [[nodiscard]] const EpochInfo& info() const override { return chain_.back()->info; }
-  [[nodiscard]] const MachineDescription& machine() const override {
-    return *chain_.front()->machine;
-  }
+  [[nodiscard]] const MachineDescription& machine() const override { return *machine_; }
   [[nodiscard]] Result<std::vector<std::byte>> device_state() const override;
   [[nodiscard]] Status read_page(BlockIndex block, PageNumber page,
                                  MutableByteSpan out) const override;
   [[nodiscard]] Status for_each_page(BlockIndex block, const PageVisitor& visit) const override;
 
  private:
+  JournalImage(SegmentFiles::Owner owner, std::vector<EpochIndexPtr> chain, MachinePtr machine,
+               std::shared_ptr<const SegmentFiles> segments, SegmentFiles::Hold held);
   [[nodiscard]] const ResolvedPages& resolved() const;
   /// Visits the data pages of `range` in the order of the journal.
   [[nodiscard]] Status visit_data_pages(BlockIndex block, PageTable::Range range,
@@ -41,6 +43,7 @@ class JournalImage final : public EpochImage {
 
   const SegmentFiles::Owner owner_;
   const std::vector<EpochIndexPtr> chain_;
+  const MachinePtr machine_;
   const std::shared_ptr<const SegmentFiles> segments_;
   const SegmentFiles::Hold held_;  ///< all segments it reads
   mutable std::once_flag resolved_once_;

@@ -79,6 +79,7 @@ VmInfo JournalIndex::info_of(const VmId& id, const Vm& vm) {
     const bool whole = based && !epoch->base_damage;
     if (whole && !epoch->own_damage) {
       info.epochs.push_back(epoch->info);
+      info.epochs.back().encrypted = epoch->key_id.has_value();
       info.epochs.back().pinned = vm.settings.pins.contains(epoch->info.epoch);
     }
     before = whole ? epoch.get() : nullptr;

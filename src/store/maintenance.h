@@ -13,6 +13,7 @@
 #include <memory>
 #include <mutex>
 #include <optional>
+#include <set>
 #include <thread>
 #include <vector>
 
@@ -120,6 +121,9 @@ class Maintenance {
   std::mutex pass_mutex_;      ///< held during a pass
   std::mutex settings_mutex_;  ///< held while a VM's settings or kept epochs change
   Scrubber scrubber_;
+  /// Archives that cannot be made smaller without a key that is not to be had, and when that was.
+  std::set<SegmentId> unopened_;
+  std::uint64_t unopened_at_key_change_ = 0;
   std::vector<std::string> left_behind_;           ///< files that could not be removed yet
   std::optional<MonotonicTime> unreadable_since_;  ///< the archiver has got nowhere since
   mutable std::mutex mutex_;

@@ -55,11 +55,12 @@ Result<ByteSpan> RecordStream::next() {
   if (skip + place.record_bytes() <= ahead_bytes_) {
     const ByteSpan bytes =
         ByteSpan(ahead_).subspan(static_cast<std::size_t>(skip), place.record_bytes());
-    VMSHADOW_TRY(SegmentFiles::check(place, type_, owner_, bytes));
-    return bytes.subspan(format::kRecordPrefixBytes);
+    VMSHADOW_ASSIGN(const auto prefix, SegmentFiles::check(place, type_, owner_, bytes));
+    return segments_.plain_body(place, owner_, prefix, bytes.subspan(format::kRecordPrefixBytes),
+                                opened_);
   }
   VMSHADOW_TRY(segments_.read(place, type_, owner_, alone_));
-  return alone_.body();
+  return segments_.plain_body(place, owner_, alone_.prefix, alone_.body(), opened_);
 }
 
 }  // namespace vmshadow::store

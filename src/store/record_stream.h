@@ -22,8 +22,8 @@ class RecordStream {
                const SegmentFiles::Owner& owner, std::span<const RecordPlace> places)
       : segments_(segments), type_(type), owner_(owner), places_(places) {}
 
-  /// The next record's body, checked, valid until the next call; there must be one. Errors as
-  /// SegmentFiles::read().
+  /// The next record's plain body, checked, valid until the next call; there must be one. Errors as
+  /// SegmentFiles::read() and plain_body().
   [[nodiscard]] Result<ByteSpan> next();
 
  private:
@@ -56,6 +56,7 @@ class RecordStream {
   std::uint64_t ahead_offset_ = 0;  ///< of ahead_[0] in the segment
   std::size_t ahead_bytes_ = 0;     ///< of ahead_ that were read
   SegmentFiles::Record alone_;
+  std::vector<std::byte> opened_;
 };
 
 }  // namespace vmshadow::store

@@ -330,8 +330,7 @@ void Recoverer::scan(const OpenSegment& segment, const SkeletonOutcome& skeleton
               note(id, offset, format::kRecordPrefixBytes + prefix.body_bytes, region.what);
           damage.vm_name = index_->name_of(prefix.head.vm);
           damage.epoch = prefix.head.epoch;
-          recovery_.damaged_places.push_back(
-              RecordPlace::at({id, SegmentOffset{offset}}, prefix.body_bytes, prefix.head.epoch));
+          recovery_.damaged_places.push_back(RecordPlace::of({id, SegmentOffset{offset}}, prefix));
           sink.add({id, SegmentOffset{offset}}, prefix, front);
         });
     if (!found || !lost.visited) note(id, region.offset, region.end - region.offset, region.what);
@@ -511,7 +510,7 @@ Result<Recovery> Recoverer::run() {
 }
 
 /// How often reading starts over because a live store changed its segments meanwhile.
-constexpr int kAttemptsMax = 20;
+constexpr int kRecoveryAttemptsMax = 20;
 
 /// Files' times tick more coarsely than writes come.
 constexpr std::chrono::milliseconds kTimeTick{20};
@@ -572,7 +571,7 @@ Result<Recovery> recover(const StoreDirectory& directory, const ScanHooks& hooks
   for (int attempt = 1;; ++attempt) {
     VMSHADOW_ASSIGN(const Sight before, look(directory));
     auto recovery = recover_once(directory, hooks);
-    if (attempt == kAttemptsMax) return recovery;
+    if (attempt == kRecoveryAttemptsMax) return recovery;
     if (!recovery) {
       if (recovery.error().code == Errc::not_found) continue;
       return recovery;

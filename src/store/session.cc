@@ -29,6 +29,7 @@ std::string Session::epoch_text() const {
 
 void Session::open_epoch() {
   open_.emplace(machine_);
+  if (ground_.keys != nullptr) open_->sealer.emplace(ground_.keys);
   open_->in_log = std::make_shared<EpochInLog>();
   open_->in_log->head = {RecordType::commit, 0, vm_, generation_, next_epoch_};
   open_->in_log->vm_name = vm_name_;
@@ -68,7 +69,14 @@ Status Session::take(ByteSpan record) {
       return fail(Errc::protocol, "a page_group without its pages: only a store makes such");
     }
   }
-  VMSHADOW_ASSIGN(const Placing placing, open_->tally.add(prefix, body));
+  if (format::is_sealed(prefix.head.type)) {
+    return fail(Errc::protocol, "an encrypted record: only a store makes such");
+  }
+  VMSHADOW_ASSIGN(Placing placing, open_->tally.add(prefix, body));
+  if (open_->sealer) {
+    VMSHADOW_ASSIGN(record, open_->sealer->add(prefix, record));
+    placing.sealed = format::is_sealable(prefix.head.type);
+  }
   if (open_->piece.bytes.capacity() == 0) {
     open_->piece = ground_.log.new_piece(ground_.piece_bytes + kPieceSlackBytes);
   }
@@ -120,14 +128,29 @@ Result<CommitReceipt> Session::finish(ByteSpan end_record) {
          fmt::format("a full epoch must hold every page, but it holds {} of {}", pages.page_count(),
                      tally.machine()->layout.total_bytes() / kPageBytes)});
   }
-  open_->piece.add(end_record, {});
-  auto committed = ground_.log.commit(open_->in_log, std::move(open_->piece), tally.chain());
+  const std::optional<EpochSealer>& sealer = open_->sealer;
+  open_->piece.add(sealer ? open_->sealer->end(*prefix, *summary) : end_record, {});
+  auto committed = ground_.log.commit(open_->in_log, std::move(open_->piece),
+                                      sealer ? sealer->chain() : tally.chain());
   if (!committed) return refused(std::move(committed).error());
+  add_to_index(*summary, std::move(pages), committed->recorded_wall);
+  ground_.log.indexed(open_->in_log);
+  next_epoch_ = next_epoch_.next();
+  return committed->receipt;
+}
 
+void Session::add_to_index(const format::EpochSummary& summary, PageTable pages,
+                           WallTime committed) {
+  const EpochTally& tally = open_->tally;
   auto epoch = std::make_shared<EpochIndex>();
-  epoch->info =
-      make_epoch_info(next_epoch_, generation_, tally, &*summary, committed->recorded_wall);
+  epoch->info = make_epoch_info(next_epoch_, generation_, tally, &summary, committed);
   epoch->machine = machine_ = tally.machine();
+  if (open_->sealer) {
+    // The index knows what it would know after a restart, without the key.
+    epoch->machine = nullptr;
+    epoch->key_id = open_->sealer->key_id();
+    epoch->info.stored_bytes += open_->sealer->record_bytes() - tally.record_bytes();
+  }
   epoch->pages = std::move(pages);
   epoch->places = std::move(open_->in_log->places);
   epoch->places.groups.shrink_to_fit();
@@ -135,9 +158,6 @@ Result<CommitReceipt> Session::finish(ByteSpan end_record) {
   if (!epoch->info.full) epoch->previous = Epoch{next_epoch_.value - 1};
   set_uses(*epoch);
   ground_.index.add_epoch(vm_, std::move(epoch));
-  ground_.log.indexed(open_->in_log);
-  next_epoch_ = next_epoch_.next();
-  return committed->receipt;
 }
 
 void Session::abandon() {

@@ -6,7 +6,7 @@
 //     └────────────────┘
 //
 // At most one piece of the open epoch is held here, whatever the epoch's size; its page table (12
-// bytes a page) is built on the way.
+// bytes a page) is built on the way. Of a VM that has a key nothing of the guest leaves here plain.
 #pragma once
 
 #include <functional>
@@ -16,6 +16,8 @@
 
 #include <vmshadow/epoch_sink.h>
 
+#include "crypt/vm_key.h"
+#include "store/epoch_sealer.h"
 #include "store/epoch_tally.h"
 #include "store/journal_index.h"
 #include "store/log_writer.h"
@@ -29,6 +31,7 @@ class Session final : public EpochSession {
     LogWriter& log;
     JournalIndex& index;
     std::size_t piece_bytes;
+    crypt::VmKeysPtr keys;         ///< epochs are sealed with the first; null: stored as they come
     std::function<void()> closed;  ///< called by the destructor, once
   };
   Session(Ground ground, std::string vm_name, Generation generation, Epoch next_epoch);
@@ -43,7 +46,8 @@ class Session final : public EpochSession {
  private:
   struct OpenEpoch {
     explicit OpenEpoch(MachinePtr machine) : tally(std::move(machine)) {}
-    EpochTally tally;
+    EpochTally tally;  ///< of what the peer sends
+    std::optional<EpochSealer> sealer;
     LogPiece piece;
     EpochInLogPtr in_log;
     std::optional<Error> failure;
@@ -52,6 +56,7 @@ class Session final : public EpochSession {
   [[nodiscard]] Status take(ByteSpan record);
   [[nodiscard]] Result<CommitReceipt> finish(ByteSpan end_record);
   void open_epoch();
+  void add_to_index(const format::EpochSummary& summary, PageTable pages, WallTime committed);
   [[nodiscard]] std::string epoch_text() const;
 
   Ground ground_;
