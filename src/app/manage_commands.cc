@@ -201,7 +201,11 @@ Status show_status(const ReplayScope& scope, const ReplayStatusOptions& options)
       "all\n",
       size(json, "ingested_bytes"), size(json, "written_bytes"), size(json, "moved_bytes"),
       size(json, "scrubbed_bytes"), json.value("scrub_rounds", 0ULL));
-  fmt::print("places found damaged: {}\n\n", json.value("damaged_places", 0ULL));
+  fmt::print(
+      "places found damaged: {}; rewritten from them: {} pages that were whole, {} repaired from "
+      "other copies, {} lost\n\n",
+      json.value("damaged_places", 0ULL), json.value("salvaged_pages", 0ULL),
+      json.value("repaired_pages", 0ULL), json.value("lost_pages", 0ULL));
   fmt::print("{:<6} {:>12} {:>12} {:>12}  {}\n", "tier", "stored", "needed", "may take", "cost");
   for (const ReportJson& tier : json["tiers"]) {
     fmt::print("{:<6} {:>12} {:>12} {:>12}  {}\n", tier.value("name", ""),

@@ -39,7 +39,8 @@ longer is moved out of the journal into archives. With two kinds of disks, name 
 The journal and pages that are rewritten again and again stay on SSD; pages at rest go to HDD.
 
 What is stored is read again all the time, slowly (--scrub-rate): damage is logged with segment, offset,
-VM and epoch, and costs the epochs that need what is lost, no others.
+VM and epoch, and costs the epochs that need what is lost, no others. Damaged archives are rewritten: pages
+of them that are whole by their own checksums, or that the store has once more, are not lost.
 
 With --keys or --key-command every VM's memory, devices and machine description are encrypted before
 they touch the disk (AES-256-GCM), each with its own key; a VM without one is refused. What stays

@@ -42,7 +42,10 @@ struct ArchiveOptions {
 struct ArchiveReport {
   std::uint64_t removed_bytes{};
   std::uint64_t written_bytes{};
-  std::vector<Damage> damage;  ///< found on the way
+  std::vector<Damage> damage;      ///< found on the way, as far as something was lost by it
+  std::uint64_t salvaged_pages{};  ///< that were whole in damaged groups
+  std::uint64_t repaired_pages{};  ///< that were not, and came from another copy
+  std::uint64_t lost_pages{};      ///< of which there is no other
   /// New segments with sealed groups that could not be opened, for want of the key, to leave out
   /// what is dead of them: moving them again makes them no smaller without it.
   std::set<SegmentId> unopened;

@@ -1,6 +1,7 @@
 #include "store/epoch_mover.h"
 
 #include <fmt/format.h>
+#include <fmt/ranges.h>
 #include <spdlog/spdlog.h>
 
 #include <algorithm>
@@ -8,6 +9,7 @@
 #include "base/assert.h"
 #include "crypt/sealed_record.h"
 #include "format/sealed_record.h"
+#include "store/damaged_group.h"
 
 namespace vmshadow::store {
 
@@ -86,14 +88,14 @@ Status EpochMover::move_group(std::span<const LivePage> live) {
   const RecordPlace& place = old_->places.groups[live.front().group];
   VMSHADOW_TRY(pace(place.record_bytes()));
   if (auto read = ground_.segments.read(place, RecordType::page_group, owner_, record_); !read) {
-    return is_lost(place, read.error()) ? lose(live, read.error()) : read;
+    return is_lost(place, read.error()) ? move_damaged(live, read.error()) : read;
   }
   const auto group = place.sealed() ? format::decode_sealed_group_keys(record_.body())
                                     : format::decode_page_group(record_.body());
-  if (!group) return lose(live, group.error());
+  if (!group) return move_damaged(live, group.error());
   for (const LivePage& page : live) {
     if (page.slot >= group->page_count || group->keys[page.slot] != page.key) {
-      return lose(live, {Errc::corrupt, "the group does not hold the page"});
+      return move_damaged(live, {Errc::corrupt, "the group does not hold the page"});
     }
   }
   const bool one_tier = std::all_of(live.begin(), live.end(),
@@ -122,14 +124,14 @@ Status EpochMover::move_sealed_part(std::span<const LivePage> live) {
   const RecordPlace& place = old_->places.groups[live.front().group];
   const auto body =
       ground_.segments.plain_body(place, owner_, record_.prefix, record_.body(), opened_);
-  if (!body && body.error().code == Errc::corrupt) return lose(live, body.error());
+  if (!body && body.error().code == Errc::corrupt) return move_damaged(live, body.error());
   if (!body) {
     spdlog::warn("archives take more room than they need: {}", body.error().message);
     without_key_.insert(owner_.id);
     return copy_unopened(live);
   }
   const auto opened = format::decode_page_group(*body);
-  if (!opened) return lose(live, opened.error());
+  if (!opened) return move_damaged(live, opened.error());
   VMSHADOW_ASSIGN(const auto sealed, format::decode_sealed_front(record_.body()));
   return repack(live, *opened, sealed.key_id);
 }
@@ -152,16 +154,59 @@ Status EpochMover::repack(std::span<const LivePage> live, const format::PageGrou
                           const std::optional<format::KeyId>& key_id) {
   const MutableByteSpan pages = MutableByteSpan(raw_).first(group.page_count * kPageBytes);
   if (const auto decoded = delta::decode_pages(group, pages); !decoded) {
-    return lose(live, decoded.error());
+    return move_damaged(live, decoded.error());
   }
   for (const LivePage& page : live) {
-    const Destination destination{page.tier, key_id};
-    Repacked& to = repacked_[destination];
-    to.keys.push_back(page.key);
-    format::append_bytes(to.bytes, ByteSpan(pages).subspan(page.slot * kPageBytes, kPageBytes));
-    if (to.keys.size() == format::kGroupPagesMax) VMSHADOW_TRY(flush(destination, to));
+    VMSHADOW_TRY(repack_page({page.tier, key_id}, page.key, pages.data() + page.slot * kPageBytes));
   }
   return {};
+}
+
+Status EpochMover::repack_page(const Destination& destination, format::PageKey key,
+                               const std::byte* page) {
+  Repacked& to = repacked_[destination];
+  to.keys.push_back(key);
+  format::append_bytes(to.bytes, {page, kPageBytes});
+  return to.keys.size() == format::kGroupPagesMax ? flush(destination, to) : Status();
+}
+
+/// A group that is damaged, as it was read into record_: saves what can be saved.
+Status EpochMover::move_damaged(std::span<const LivePage> live, const Error& error) {
+  const RecordPlace& place = old_->places.groups[live.front().group];
+  const DamagedGroup damaged(place, error.code == Errc::corrupt ? record_.bytes : ByteSpan());
+  std::vector<LivePage> lost;
+  std::vector<std::byte> copy(kPageBytes);
+  std::set<Epoch> from;
+  std::uint64_t repaired = 0;
+  for (const LivePage& page : live) {
+    const Destination to{page.tier, std::nullopt};
+    if (const std::byte* const whole = damaged.page(page.slot, page.key)) {
+      VMSHADOW_TRY(repack_page(to, page.key, whole));
+      continue;
+    }
+    const auto checksum = damaged.claimed_checksum(page.slot, page.key);
+    const auto found = checksum ? copies_.find(owner_, page.key, *checksum, place, copy)
+                                : std::optional<PageCopies::Copy>();
+    if (!found) {
+      lost.push_back(page);
+      continue;
+    }
+    VMSHADOW_TRY(repack_page(to, page.key, copy.data()));
+    from.insert(found->epoch);
+    ++repaired;
+  }
+  report_.repaired_pages += repaired;
+  report_.salvaged_pages += live.size() - lost.size() - repaired;
+  report_.lost_pages += lost.size();
+  if (lost.size() < live.size()) {
+    std::vector<std::uint64_t> epochs;
+    for (const Epoch epoch : from) epochs.push_back(epoch.value);
+    spdlog::warn(
+        "{}: of {} pages that are needed {} were whole, repaired {} pages{}, {} are lost",
+        damage_at(place, error).text(), live.size(), live.size() - lost.size() - repaired, repaired,
+        from.empty() ? "" : fmt::format(" from epoch {}", fmt::join(epochs, ", ")), lost.size());
+  }
+  return lost.empty() ? Status() : lose(lost, error);
 }
 
 /// The pages as one record: sealed anew, with a nonce of its own, if they were sealed.

@@ -2,8 +2,10 @@
 //
 // Records go byte for byte where all of a group is needed; else its pages are decoded, checked and
 // encoded anew with others of their epoch, under the key they were sealed with if they were.
-// Without that key a sealed group goes as it is, with the pages marked that no longer count. What
-// is damaged goes as lost pages that say so.
+// Without that key a sealed group goes as it is, with the pages marked that no longer count. Of a
+// damaged group the pages that hold their own checksums go on, others are taken from where the
+// store has the same content once more; the rest goes as lost pages that say so. A sealed group is
+// lost as a whole.
 #pragma once
 
 #include <array>
@@ -20,6 +22,7 @@
 
 #include "delta/page_group_codec.h"
 #include "store/archives.h"
+#include "store/page_copies.h"
 #include "store/page_heat.h"
 
 namespace vmshadow::store {
@@ -35,6 +38,7 @@ class EpochMover {
         placement_(placement),
         archives_(archives),
         report_(report),
+        copies_(ground.index, ground.segments),
         raw_(format::kGroupPagesMax * kPageBytes) {}
 
   Result<EpochIndexPtr> move(const VmId& vm, const std::string& name, const EpochIndexPtr& epoch,
@@ -81,6 +85,8 @@ class EpochMover {
   Status copy_group(std::span<const LivePage> live, TierKind tier, std::size_t page_count);
   Status repack(std::span<const LivePage> live, const format::PageGroup& group,
                 const std::optional<format::KeyId>& key_id);
+  Status repack_page(const Destination& to, format::PageKey key, const std::byte* page);
+  Status move_damaged(std::span<const LivePage> live, const Error& error);
   Status flush(const Destination& to, Repacked& from);
   Result<std::vector<std::byte>> group_record(const Destination& to, const Repacked& from);
   Status lose(std::span<const LivePage> live, const Error& error);
@@ -102,9 +108,11 @@ class EpochMover {
   [[nodiscard]] format::RecordHead head(RecordType type) const {
     return {type, 0, owner_.id, old_->info.generation, old_->info.epoch};
   }
+  [[nodiscard]] Damage damage_at(const RecordPlace& place, const Error& error) const {
+    return {place.position(), place.record_bytes(), error.message, owner_.name, place.epoch()};
+  }
   void note(const RecordPlace& place, const Error& error) {
-    report_.damage.push_back(
-        {place.position(), place.record_bytes(), error.message, owner_.name, place.epoch()});
+    report_.damage.push_back(damage_at(place, error));
   }
 
   Archiver::Ground& ground_;
@@ -113,6 +121,7 @@ class EpochMover {
   const Archiver::Placement& placement_;
   Archives& archives_;
   ArchiveReport& report_;
+  PageCopies copies_;
   std::vector<std::byte> raw_;
   SegmentFiles::Record record_;
   std::vector<std::byte> opened_;

@@ -7,6 +7,7 @@
 
 #include "base/assert.h"
 #include "delta/page_group_codec.h"
+#include "store/damaged_group.h"
 #include "store/record_stream.h"
 
 namespace vmshadow::store {
@@ -156,16 +157,28 @@ Status JournalImage::read_page(BlockIndex block, PageNumber page, MutableByteSpa
   }
   const RecordPlace& place = resolved().groups()[found.slot.group];
   SegmentFiles::Record record;
+  Status status = read_from_group(place, found.slot.slot, key, record, out);
+  if (status || status.error().code != Errc::corrupt) return status;
+  const DamagedGroup damaged(place, record.bytes);
+  const std::byte* const whole = damaged.page(found.slot.slot, key);
+  if (whole == nullptr) return status;
+  std::copy_n(whole, kPageBytes, out.begin());
+  return {};
+}
+
+Status JournalImage::read_from_group(const RecordPlace& place, std::size_t slot,
+                                     format::PageKey key, SegmentFiles::Record& record,
+                                     MutableByteSpan out) const {
   std::vector<std::byte> opened;
   VMSHADOW_TRY(segments_->read(place, RecordType::page_group, owner_, record));
   VMSHADOW_ASSIGN(const ByteSpan body,
                   segments_->plain_body(place, owner_, record.prefix, record.body(), opened));
   const auto group = format::decode_page_group(body);
   if (!group) return fail(with_place(group.error(), place));
-  if (found.slot.slot >= group->page_count || group->keys[found.slot.slot] != key) {
+  if (slot >= group->page_count || group->keys[slot] != key) {
     return fail(with_place({Errc::corrupt, "the group does not hold the page"}, place));
   }
-  if (auto decoded = delta::decode_page(*group, found.slot.slot, out); !decoded) {
+  if (auto decoded = delta::decode_page(*group, slot, out); !decoded) {
     return fail(with_place(decoded.error(), place));
   }
   return {};
@@ -198,23 +211,59 @@ Status JournalImage::visit_data_pages(BlockIndex block, PageTable::Range range,
   const GroupedPages grouped(table, range, resolved().groups());
   RecordStream records(*segments_, RecordType::page_group, owner_, grouped.places());
   std::vector<std::byte> raw(format::kGroupPagesMax * kPageBytes);
+  std::vector<Wanted> wanted;
   for (std::size_t g = 0; g < grouped.places().size(); ++g) {
     const RecordPlace& place = grouped.places()[g];
-    VMSHADOW_ASSIGN(const ByteSpan body, records.next());
-    const auto group = format::decode_page_group(body);
-    if (!group) return fail(with_place(group.error(), place));
-    const MutableByteSpan out = MutableByteSpan(raw).first(group->page_count * kPageBytes);
-    if (auto decoded = delta::decode_pages(*group, out); !decoded) {
-      return fail(with_place(decoded.error(), place));
-    }
+    wanted.clear();
     for (const std::uint32_t i : grouped.pages_of(g)) {
-      const PageNumber page = table.page_at(range.begin + i);
-      const std::size_t slot = table.slot_at(range.begin + i).slot;
-      if (slot >= group->page_count || group->keys[slot] != format::PageKey{block, page}) {
-        return fail(with_place({Errc::corrupt, "the group does not hold the page"}, place));
-      }
-      VMSHADOW_TRY(visit(page, raw.data() + slot * kPageBytes));
+      wanted.push_back(
+          {table.slot_at(range.begin + i).slot, {block, table.page_at(range.begin + i)}});
     }
+    const Status decoded = decode_group(place, records.next(), wanted, raw);
+    if (!decoded && decoded.error().code != Errc::corrupt) return decoded;
+    if (!decoded) {
+      VMSHADOW_TRY(visit_damaged_group(place, wanted, decoded.error(), visit));
+      continue;
+    }
+    for (const Wanted& page : wanted) {
+      VMSHADOW_TRY(visit(page.key.page, raw.data() + page.slot * kPageBytes));
+    }
+  }
+  return {};
+}
+
+Status JournalImage::decode_group(const RecordPlace& place, const Result<ByteSpan>& body,
+                                  std::span<const Wanted> wanted, MutableByteSpan raw) const {
+  if (!body) return fail(body.error());
+  const auto group = format::decode_page_group(*body);
+  if (!group) return fail(with_place(group.error(), place));
+  if (auto decoded = delta::decode_pages(*group, raw.first(group->page_count * kPageBytes));
+      !decoded) {
+    return fail(with_place(decoded.error(), place));
+  }
+  for (const Wanted& page : wanted) {
+    if (page.slot >= group->page_count || group->keys[page.slot] != page.key) {
+      return fail(with_place({Errc::corrupt, "the group does not hold the page"}, place));
+    }
+  }
+  return {};
+}
+
+Status JournalImage::visit_damaged_group(const RecordPlace& place, std::span<const Wanted> wanted,
+                                         const Error& error, const PageVisitor& visit) const {
+  SegmentFiles::Record record;
+  record.bytes.resize(place.record_bytes());
+  // Of a segment that was cut short, as far as it goes.
+  VMSHADOW_TRY(segments_->read_raw(place.segment(), place.offset(), record.bytes));
+  const DamagedGroup damaged(place, record.bytes);
+  for (const Wanted& page : wanted) {
+    const std::byte* const whole = damaged.page(page.slot, page.key);
+    if (whole == nullptr) {
+      return fail(Errc::corrupt,
+                  fmt::format("{}; page {} of block {} is lost with it", error.message,
+                              page.key.page.value, page.key.block.value));
+    }
+    VMSHADOW_TRY(visit(page.key.page, whole));
   }
   return {};
 }

@@ -6,22 +6,23 @@
 
 namespace vmshadow::store {
 
-Error without_key(Error reason, const std::string& vm_name) {
-  if (reason.code != Errc::permission) {
-    reason.message += fmt::format(
-        "; epochs of VM '{}' are encrypted, and without their key nobody can read them", vm_name);
-    return reason;
-  }
-  reason.message = fmt::format(
-      "the key of VM '{}' is wrong or missing: {}; without the right one its encrypted epochs "
-      "cannot be read, by anybody",
-      vm_name, reason.message);
+Error missing_key(Error reason, const std::string& vm_name) {
+  reason.message += fmt::format(
+      "; epochs of VM '{}' are encrypted, and without their key nobody can read them", vm_name);
   return reason;
 }
 
-Result<crypt::VmKeysPtr> Keyring::ask(const VmId& vm, const std::string& name) const {
+Error wrong_key(const std::string& difference, const std::string& vm_name) {
+  return {Errc::permission,
+          fmt::format("the key of VM '{}' is wrong: {}; without the right one its "
+                      "encrypted epochs cannot be read, by anybody",
+                      vm_name, difference)};
+}
+
+Result<crypt::VmKeysPtr> Keyring::fetch(const VmId& vm, const std::string& name) const {
   if (source_ == nullptr) {
-    return fail(Errc::permission, "none was given (--keys or --key-command)");
+    return fail(Errc::not_found,
+                fmt::format("VM '{}' has no key: give --keys or --key-command", name));
   }
   VMSHADOW_ASSIGN(const std::vector<crypt::SecretKey> secrets, source_->keys_of(name));
   auto keys = std::make_shared<crypt::VmKeys>();
@@ -37,27 +38,25 @@ Result<crypt::VmKeysPtr> Keyring::keys_of(const VmId& vm, const std::string& nam
     const std::lock_guard lock(mutex_);
     if (const auto known = known_.find(vm); known != known_.end()) return known->second;
   }
-  VMSHADOW_ASSIGN(crypt::VmKeysPtr keys, ask(vm, name));
+  VMSHADOW_ASSIGN(crypt::VmKeysPtr keys, fetch(vm, name));
   const std::lock_guard lock(mutex_);
   ++changes_;
   return known_.emplace(vm, std::move(keys)).first->second;
 }
 
-Result<crypt::VmKeysPtr> Keyring::fetch(const VmId& vm, const std::string& name) {
-  VMSHADOW_ASSIGN(crypt::VmKeysPtr keys, ask(vm, name));
+void Keyring::set(const VmId& vm, crypt::VmKeysPtr keys) {
   const std::lock_guard lock(mutex_);
-  known_[vm] = keys;
+  known_[vm] = std::move(keys);
   ++changes_;
-  return keys;
 }
 
 Status Keyring::open(const std::string& name, const format::RecordPrefix& prefix, ByteSpan body,
                      std::vector<std::byte>& out) const {
   const auto keys = keys_of(prefix.head.vm, name);
-  if (!keys) return fail(without_key(keys.error(), name));
+  if (!keys) return fail(missing_key(keys.error(), name));
   auto opened = crypt::open_record(**keys, prefix, body, out);
   if (!opened && opened.error().code == Errc::permission) {
-    return fail(without_key(std::move(opened).error(), name));
+    return fail(wrong_key(opened.error().message, name));
   }
   return opened;
 }

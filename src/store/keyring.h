@@ -25,11 +25,13 @@ class Keyring {
 
   /// Whether there is somebody to ask for keys: then no VM goes without.
   [[nodiscard]] bool has_source() const { return source_ != nullptr; }
-  /// The VM's keys, as they were when first fetched. Errors as KeySource has them;
-  /// Errc::permission if there is no source.
+  /// The VM's keys, as they were when first fetched. Errors as KeySource has them; Errc::not_found
+  /// if there is no source.
   [[nodiscard]] Result<crypt::VmKeysPtr> keys_of(const VmId& vm, const std::string& name) const;
-  /// Fetches them anew: its operator may have changed them.
-  [[nodiscard]] Result<crypt::VmKeysPtr> fetch(const VmId& vm, const std::string& name);
+  /// Fetches them anew: its operator may have changed them. Those known stay as they are.
+  [[nodiscard]] Result<crypt::VmKeysPtr> fetch(const VmId& vm, const std::string& name) const;
+  /// From now on these are the VM's keys.
+  void set(const VmId& vm, crypt::VmKeysPtr keys);
   /// Rises whenever keys were fetched: what was not to be opened before may be now.
   [[nodiscard]] std::uint64_t changes() const { return changes_; }
   /// The plain body of a sealed record of that VM, whose checksums hold, in `out`. Errc::corrupt:
@@ -38,14 +40,15 @@ class Keyring {
                             ByteSpan body, std::vector<std::byte>& out) const;
 
  private:
-  [[nodiscard]] Result<crypt::VmKeysPtr> ask(const VmId& vm, const std::string& name) const;
   const std::shared_ptr<const crypt::KeySource> source_;
   mutable std::mutex mutex_;
   mutable std::map<VmId, crypt::VmKeysPtr> known_;
   mutable std::atomic<std::uint64_t> changes_ = 0;
 };
 
-/// What a VM's key being absent or another means, whatever the reason.
-[[nodiscard]] Error without_key(Error reason, const std::string& vm_name);
+/// Why a VM's key is not to be had, and what that means for its encrypted epochs.
+[[nodiscard]] Error missing_key(Error reason, const std::string& vm_name);
+/// Errc::permission: it is another one, and in what it differs.
+[[nodiscard]] Error wrong_key(const std::string& difference, const std::string& vm_name);
 
 }  // namespace vmshadow::store

@@ -287,6 +287,9 @@ Status Maintenance::archive(const std::vector<SegmentId>& sources,
   const std::lock_guard lock(mutex_);
   figures_.moved_bytes += report.written_bytes;
   figures_.removed_bytes += report.removed_bytes;
+  figures_.salvaged_pages += report.salvaged_pages;
+  figures_.repaired_pages += report.repaired_pages;
+  figures_.lost_pages += report.lost_pages;
   return {};
 }
 

@@ -86,7 +86,10 @@ class Maintenance {
     std::uint64_t removed_bytes{};  ///< of segments it let go
     std::uint64_t passes{};
     std::uint64_t scrubbed_bytes{};
-    std::uint64_t scrub_rounds{};  ///< all of the store
+    std::uint64_t scrub_rounds{};    ///< all of the store
+    std::uint64_t salvaged_pages{};  ///< as ArchiveReport has them
+    std::uint64_t repaired_pages{};
+    std::uint64_t lost_pages{};
   };
   [[nodiscard]] Figures figures() const;
   /// Damage found on the way.

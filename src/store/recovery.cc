@@ -167,6 +167,13 @@ void recover_segment(SegmentId segment, const ByteSource& source, bool is_last,
 
 namespace {
 
+/// How many pages a record of a skeleton holds, if it is a plain group.
+std::size_t pages_of(const format::RecordPrefix& prefix, ByteSpan front) {
+  if (prefix.head.type != RecordType::page_group) return 0;
+  const auto group = format::decode_page_group_keys(front);
+  return group ? group->page_count : 0;
+}
+
 /// One segment's file and what its head says.
 struct OpenSegment {
   StoreDirectory::SegmentFile where;
@@ -330,7 +337,8 @@ void Recoverer::scan(const OpenSegment& segment, const SkeletonOutcome& skeleton
               note(id, offset, format::kRecordPrefixBytes + prefix.body_bytes, region.what);
           damage.vm_name = index_->name_of(prefix.head.vm);
           damage.epoch = prefix.head.epoch;
-          recovery_.damaged_places.push_back(RecordPlace::of({id, SegmentOffset{offset}}, prefix));
+          recovery_.damaged_places.push_back(
+              RecordPlace::of({id, SegmentOffset{offset}}, prefix, pages_of(prefix, front)));
           sink.add({id, SegmentOffset{offset}}, prefix, front);
         });
     if (!found || !lost.visited) note(id, region.offset, region.end - region.offset, region.what);

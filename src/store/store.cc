@@ -56,17 +56,22 @@ Result<crypt::VmKeysPtr> Store::State::session_keys(const VmId& vm, const std::s
                                    [](const EpochIndexPtr& epoch) { return epoch->key_id; });
   if (!keys->has_source() && sealed == epochs.rend()) return crypt::VmKeysPtr();
   auto fetched = keys->fetch(vm, name);
-  if (sealed == epochs.rend()) return fetched;
-  if (!fetched) return fail(without_key(std::move(fetched).error(), name));
+  if (sealed == epochs.rend()) {
+    if (fetched) keys->set(vm, *fetched);
+    return fetched;
+  }
+  if (!fetched) return fail(missing_key(std::move(fetched).error(), name));
   const format::KeyId& needed = *(*sealed)->key_id;
-  if (crypt::find_key(**fetched, needed) != nullptr) return fetched;
-  return fail(without_key(
-      {Errc::permission,
-       fmt::format(
-           "epoch {} is sealed with the key {}, and the one given is {} (to change keys, put "
-           "the new one on the first line and keep the old one below it)",
-           (*sealed)->info.epoch.value, format::key_id_text(needed),
-           format::key_id_text((*fetched)->front().id()))},
+  if (crypt::find_key(**fetched, needed) != nullptr) {
+    keys->set(vm, *fetched);
+    return fetched;
+  }
+  return fail(wrong_key(
+      fmt::format(
+          "epoch {} is sealed with the key {}, and the one given is {} (to change keys, put "
+          "the new one on the first line and keep the old one below it)",
+          (*sealed)->info.epoch.value, format::key_id_text(needed),
+          format::key_id_text((*fetched)->front().id())),
       name));
 }
 
@@ -320,6 +325,9 @@ StoreStats Store::stats() const {
   stats.moved_bytes = figures.moved_bytes;
   stats.scrubbed_bytes = figures.scrubbed_bytes;
   stats.scrub_rounds = figures.scrub_rounds;
+  stats.salvaged_pages = figures.salvaged_pages;
+  stats.repaired_pages = figures.repaired_pages;
+  stats.lost_pages = figures.lost_pages;
   const auto segments = state.catalog->all();
   const auto& tiers = state.catalog->directory().tiers();
   for (const TierKind kind : {TierKind::ssd, TierKind::hdd}) {

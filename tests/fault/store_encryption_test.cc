@@ -239,15 +239,17 @@ TEST_F(EncryptionTest, WithoutTheKeyAStoreListsButDoesNotRead) {
   EXPECT_EQ(info->epochs[1].device_bytes, 300u);
   const auto image = (*reader)->open("web", Epoch{1});
   ASSERT_FALSE(image);
-  EXPECT_EQ(image.error().code, Errc::permission);
-  EXPECT_THAT(image.error().message, AllOf(HasSubstr("the key of VM 'web' is wrong or missing"),
-                                           HasSubstr("--keys"), HasSubstr("cannot be read")));
+  EXPECT_EQ(image.error().code, Errc::not_found);
+  EXPECT_THAT(image.error().message, AllOf(HasSubstr("VM 'web' has no key"), HasSubstr("--keys"),
+                                           HasSubstr("without their key nobody can read them")));
 
   keys_->give("web", {6});
   const auto wrong = (*Reader::open(dir(), keys_))->open("web", Epoch{1});
   ASSERT_FALSE(wrong);
   EXPECT_EQ(wrong.error().code, Errc::permission);
-  EXPECT_THAT(wrong.error().message, HasSubstr("sealed with the key"));
+  EXPECT_THAT(wrong.error().message,
+              AllOf(HasSubstr("the key of VM 'web' is wrong: it was sealed with the key"),
+                    HasSubstr("cannot be read, by anybody")));
   keys_->take_away("web");
   const auto none = (*Reader::open(dir(), keys_))->open("web", Epoch{1});
   ASSERT_FALSE(none);
@@ -259,7 +261,7 @@ TEST_F(EncryptionTest, WithoutTheKeyAStoreListsButDoesNotRead) {
   ASSERT_TRUE(report) << report.error().message;
   EXPECT_TRUE(report->damage.empty());
   ASSERT_TRUE(report->unopened.contains("web"));
-  EXPECT_EQ(report->unopened.at("web").code, Errc::permission);
+  EXPECT_EQ(report->unopened.at("web").code, Errc::not_found);
 }
 
 TEST_F(EncryptionTest, AnAttachNeedsTheKeyThatTheNewestEpochsHave) {
@@ -284,7 +286,8 @@ TEST_F(EncryptionTest, AnAttachNeedsTheKeyThatTheNewestEpochsHave) {
     auto store = must_open(false);
     const auto plain = store->open_session("web", "peer");
     ASSERT_FALSE(plain) << "it would go on in plain";
-    EXPECT_EQ(plain.error().code, Errc::permission);
+    EXPECT_EQ(plain.error().code, Errc::not_found);
+    EXPECT_THAT(plain.error().message, HasSubstr("VM 'web' has no key: give --keys"));
     EXPECT_TRUE(store->open_session("db", "peer")) << "who never had a key needs none";
   }
   // A new key first, the old one below it: both generations can be read.
