@@ -105,7 +105,7 @@ class EpochMover {
     if (!options_.pace || options_.pace(bytes)) return {};
     return fail(Errc::cancelled, "archiving was stopped");
   }
-  [[nodiscard]] format::RecordHead head(RecordType type) const {
+  [[nodiscard]] format::RecordHead head(format::RecordType type) const {
     return {type, 0, owner_.id, old_->info.generation, old_->info.epoch};
   }
   [[nodiscard]] Damage damage_at(const RecordPlace& place, const Error& error) const {

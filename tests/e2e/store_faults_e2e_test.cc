@@ -56,6 +56,36 @@ void expect_store_refuses(const Ran& ran, const std::vector<std::string>& words)
   expect_sentence(ran.err, "vmshadow-store", words);
 }
 
+TEST(StoreFaults, EncryptedEpochsNeedTheirKeyAndComeBackExactly) {
+  VMSHADOW_REQUIRE(guest_available({}));
+  FaultRig rig;
+  const std::string keys = rig.path("keys");
+  fs::create_directory(keys);
+  const std::string key = keys + "/vm1.key";
+  std::ofstream(key) << std::string(64, '5') << '\n';
+  fs::permissions(key, fs::perms::owner_read);
+  {
+    StoreProgram store = must(StoreProgram::start(rig.store_directory(), {"--keys", keys}));
+    SidecarProgram sidecar = rig.protect(store.address());
+    EXPECT_EQ(must(sidecar.stop()).text(), "exit code 0") << sidecar.messages();
+    EXPECT_EQ(must(store.stop()).text(), "exit code 0") << store.messages();
+  }
+  const auto restored = must(RestoredGuest::restore(
+      {rig.store_directory(), "vm1", "latest", rig.guest().places(), {}, keys}));
+  const WitnessVerdict verdict =
+      must(judge(rig.store_directory(), "vm1", rig.guest().witness(), *restored, 20, keys));
+  EXPECT_TRUE(verdict.continues_exactly()) << verdict.text();
+  const auto without = RestoredGuest::restore(rig.store_directory(), "vm1", "latest", rig.guest());
+  ASSERT_FALSE(without);
+  EXPECT_THAT(without.error().message, ::testing::HasSubstr("VM 'vm1' has no key"));
+
+  // No silent fall-back to plain.
+  const StoreProgram plain = must(StoreProgram::start(rig.store_directory()));
+  SidecarProgram refused = must(SidecarProgram::start(rig.config(plain.address())));
+  expect_end(refused, 1, {"VM 'vm1' has no key", "nobody can read them"});
+  rig.expect_runs_on();
+}
+
 TEST(StoreFaults, KilledInMidEpochLosesNothingThatItAcknowledged) {
   VMSHADOW_REQUIRE(guest_available({}));
   FaultRig rig({}, {"arena_mib=8", "pages=all", "tick_us=5000", "fill_words=16"});
