@@ -1,5 +1,6 @@
 // What can happen to a store while it keeps a real VM's epochs: killed, stopped, its directory
 // full, read-only, of another version, locked, none at all; its address taken.
+#include <fmt/format.h>
 #include <nlohmann/json.hpp>
 #include <poll.h>
 #include <sys/mount.h>
@@ -9,6 +10,7 @@
 #include <fstream>
 #include <random>
 
+#include "format/journal.h"
 #include "support/fault_rig.h"
 #include "support/prerequisite.h"
 
@@ -175,12 +177,14 @@ TEST(StoreFaults, StoreOfANewerFormatIsLeftAlone) {
     text.assign(std::istreambuf_iterator<char>(file), {});
   }
   std::string newer = text;
-  const std::size_t version = newer.find(" 2\n");
+  const std::string known = fmt::format(" {}\n", format::kStoreVersion);
+  const std::size_t version = newer.find(known);
   ASSERT_NE(version, std::string::npos) << text;
-  newer.replace(version, 3, " 7\n");
+  newer.replace(version, known.size(), " 77\n");
   std::ofstream(identity) << newer;
-  const std::vector<std::string> words{"'" + identity + "'", "store version 7",
-                                       "this program knows 2", "use a newer vmshadow"};
+  const std::vector<std::string> words{"'" + identity + "'", "store version 77",
+                                       fmt::format("this program knows {}", format::kStoreVersion),
+                                       "use a newer vmshadow"};
   expect_store_refuses(run_store(directory), words);
   const Ran listed =
       must(run_program({program_path("shadow-replay"), "--store", directory, "list"}));
