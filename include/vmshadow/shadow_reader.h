@@ -24,6 +24,7 @@ struct EpochInfo {
   std::uint64_t raw_bytes{};     ///< what those pages weigh uncompressed
   std::uint64_t stored_bytes{};  ///< what the epoch takes in the journal
   std::uint64_t device_bytes{};
+  bool encrypted{};  ///< it can be read with its VM's key alone
   bool pinned{};     ///< kept whatever the retention policy says
   std::string tier;  ///< where most of it lies ("ssd", "hdd"); empty: the store has no tiers
 };
@@ -62,7 +63,8 @@ class ShadowReader {
   /// One VM. Errc::not_found names the VMs that exist.
   [[nodiscard]] virtual Result<VmInfo> vm(const std::string& name) const = 0;
   /// One committed epoch, whole or not at all: Errc::not_found if it was never committed,
-  /// Errc::corrupt (naming segment, offset and epoch) if a record it needs is damaged.
+  /// Errc::corrupt (naming segment, offset and epoch) if a record it needs is damaged; whatever is
+  /// in the way of its key if it is encrypted.
   [[nodiscard]] virtual Result<std::unique_ptr<EpochImage>> open(const std::string& vm_name,
                                                                  Epoch epoch) const = 0;
 };

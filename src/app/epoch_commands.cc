@@ -57,6 +57,7 @@ void print_shown(const VmInfo& vm, const EpochInfo& info, const MachineDescripti
   line("stored", mb_text(info.stored_bytes));
   line("device state", fmt::format("{} bytes", info.device_bytes));
   if (!info.tier.empty()) line("tier", info.tier);
+  line("encrypted", info.encrypted ? "yes" : "no");
   line("pinned", info.pinned ? "yes" : "no");
   if (record) {
     line("qemu",
@@ -132,7 +133,7 @@ void print_exported(const VmInfo& vm, const EpochInfo& info, const replay::Expor
 }  // namespace
 
 Status show_epoch(const ReplayScope& scope, std::optional<Epoch> wanted) {
-  VMSHADOW_ASSIGN(const auto reader, store::Reader::open(scope.store));
+  VMSHADOW_ASSIGN(const auto reader, store::Reader::open(scope.store, scope.keys));
   VMSHADOW_ASSIGN(const VmInfo vm, choose_vm(*reader, scope.vm));
   VMSHADOW_ASSIGN(const EpochInfo info, choose_epoch(*reader, vm, wanted));
   VMSHADOW_ASSIGN(const auto image, reader->open(vm.name, info.epoch));
@@ -149,7 +150,7 @@ Status show_epoch(const ReplayScope& scope, std::optional<Epoch> wanted) {
 }
 
 Status diff_two_epochs(const ReplayScope& scope, const ReplayDiffOptions& options) {
-  VMSHADOW_ASSIGN(const auto reader, store::Reader::open(scope.store));
+  VMSHADOW_ASSIGN(const auto reader, store::Reader::open(scope.store, scope.keys));
   VMSHADOW_ASSIGN(const VmInfo vm, reader->vm(scope.vm));
   VMSHADOW_ASSIGN(const EpochInfo a, choose_epoch(*reader, vm, options.a));
   VMSHADOW_ASSIGN(const EpochInfo b, choose_epoch(*reader, vm, options.b));
@@ -177,7 +178,7 @@ Status diff_two_epochs(const ReplayScope& scope, const ReplayDiffOptions& option
 
 Status export_one_epoch(const ReplayScope& scope, const ReplayExportOptions& options) {
   VMSHADOW_ASSIGN(const replay::ExportFormat format, parse_format(options.format));
-  VMSHADOW_ASSIGN(const auto reader, store::Reader::open(scope.store));
+  VMSHADOW_ASSIGN(const auto reader, store::Reader::open(scope.store, scope.keys));
   VMSHADOW_ASSIGN(const VmInfo vm, choose_vm(*reader, scope.vm));
   VMSHADOW_ASSIGN(const EpochInfo info, choose_epoch(*reader, vm, options.epoch));
   VMSHADOW_ASSIGN(const auto image, reader->open(vm.name, info.epoch));

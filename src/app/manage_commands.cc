@@ -111,7 +111,7 @@ Status unpin_epochs(const ReplayScope& scope, const std::vector<Epoch>& epochs) 
 }
 
 Status show_retention(const ReplayScope& scope) {
-  VMSHADOW_ASSIGN(const auto reader, store::Reader::open(scope.store));
+  VMSHADOW_ASSIGN(const auto reader, store::Reader::open(scope.store, scope.keys));
   VMSHADOW_ASSIGN(const VmInfo vm, reader->vm(scope.vm));
   std::vector<std::uint64_t> pins;
   for (const EpochInfo& info : vm.epochs) {
@@ -201,7 +201,11 @@ Status show_status(const ReplayScope& scope, const ReplayStatusOptions& options)
       "all\n",
       size(json, "ingested_bytes"), size(json, "written_bytes"), size(json, "moved_bytes"),
       size(json, "scrubbed_bytes"), json.value("scrub_rounds", 0ULL));
-  fmt::print("places found damaged: {}\n\n", json.value("damaged_places", 0ULL));
+  fmt::print(
+      "places found damaged: {}; rewritten from them: {} pages that were whole, {} repaired from "
+      "other copies, {} lost\n\n",
+      json.value("damaged_places", 0ULL), json.value("salvaged_pages", 0ULL),
+      json.value("repaired_pages", 0ULL), json.value("lost_pages", 0ULL));
   fmt::print("{:<6} {:>12} {:>12} {:>12} {:>12}  {}\n", "tier", "stored", "needed", "read",
              "may take", "cost");
   for (const ReportJson& tier : json["tiers"]) {

@@ -8,6 +8,7 @@
 #include <cstdio>
 #include <cstdlib>
 #include <filesystem>
+#include <map>
 #include <memory>
 
 #include <vmshadow/clock.h>
@@ -42,18 +43,21 @@ void print_vm_line(const VmInfo& vm) {
              age_of(newest.cut_wall), mb_text(stored));
 }
 
-/// Columns for pins and tiers only where the store has any.
+/// Columns for pins, tiers and encryption only where the store has any.
 void print_epochs(const VmInfo& vm) {
   const auto any = [&](auto has) { return std::any_of(vm.epochs.begin(), vm.epochs.end(), has); };
   const bool tiers = any([](const EpochInfo& info) { return !info.tier.empty(); });
   const bool pins = any([](const EpochInfo& info) { return info.pinned; });
-  fmt::print("{:>8}  {:>3}  {:<5}  {:<24}  {:>10}  {:>12}  {:>12}{}{}\n", "epoch", "gen", "kind",
-             "cut", "pages", "raw", "stored", tiers ? "  tier" : "", pins ? "  pin" : "");
+  const bool encrypted = any([](const EpochInfo& info) { return info.encrypted; });
+  fmt::print("{:>8}  {:>3}  {:<5}  {:<24}  {:>10}  {:>12}  {:>12}{}{}{}\n", "epoch", "gen", "kind",
+             "cut", "pages", "raw", "stored", tiers ? "  tier" : "", encrypted ? "  encrypted" : "",
+             pins ? "  pin" : "");
   for (const EpochInfo& info : vm.epochs) {
     fmt::print("{:>8}  {:>3}  {:<5}  {:<24}  {:>10}  {:>12}  {:>12}", info.epoch.value,
                info.generation.value, info.full ? "full" : "delta", utc_text(info.cut_wall),
                info.pages, mb_text(info.raw_bytes), mb_text(info.stored_bytes));
     if (tiers) fmt::print("  {:<4}", info.tier.empty() ? "-" : info.tier);
+    if (encrypted) fmt::print("  {:<9}", info.encrypted ? "yes" : "no");
     if (pins) fmt::print("  {}", info.pinned ? "pin" : "-");
     fmt::print("\n");
   }
@@ -188,7 +192,7 @@ Status print_command(const EpochImage& image, const ReplayScope& scope,
 }  // namespace
 
 Status list_epochs(const ReplayScope& scope) {
-  VMSHADOW_ASSIGN(const auto reader, store::Reader::open(scope.store));
+  VMSHADOW_ASSIGN(const auto reader, store::Reader::open(scope.store, scope.keys));
   std::vector<VmInfo> vms;
   if (scope.vm.empty()) {
     VMSHADOW_ASSIGN(vms, reader->vms());
@@ -226,16 +230,26 @@ struct Findings {
   std::uint64_t records{};
   std::uint64_t bytes{};
   std::uint64_t torn_tail_bytes{};
+  std::map<std::string, std::string> unopened;  ///< by VM, why its encrypted epochs were not read
 };
 
 Result<Findings> read_every_byte(const ReplayScope& scope) {
   ProgressBar bar("verifying");
-  VMSHADOW_ASSIGN(store::VerifyReport report,
-                  store::Verifier::run(scope.store, [&](const store::ScanProgress& progress) {
-                    bar.update(progress.bytes_done, progress.bytes_total);
-                  }));
-  return Findings{std::move(report.damage), std::move(report.vms), report.records, report.bytes,
-                  report.torn_tail ? report.torn_tail->bytes : 0};
+  VMSHADOW_ASSIGN(store::VerifyReport report, store::Verifier::run(
+                                                  scope.store,
+                                                  [&](const store::ScanProgress& progress) {
+                                                    bar.update(progress.bytes_done,
+                                                               progress.bytes_total);
+                                                  },
+                                                  scope.keys));
+  Findings findings{std::move(report.damage),
+                    std::move(report.vms),
+                    report.records,
+                    report.bytes,
+                    report.torn_tail ? report.torn_tail->bytes : 0,
+                    {}};
+  for (auto& [vm, error] : report.unopened) findings.unopened[vm] = std::move(error.message);
+  return findings;
 }
 
 /// Segments are numbered from 1: 0 is a place that only the words name.
@@ -246,14 +260,19 @@ std::string damage_text(const store::Damage& damage) {
 /// Opens the store and each epoch: its records are all there and in order, as far as the index
 /// knows. No page is read.
 Result<Findings> open_every_epoch(const ReplayScope& scope) {
-  VMSHADOW_ASSIGN(const auto reader, store::Reader::open(scope.store));
+  VMSHADOW_ASSIGN(const auto reader, store::Reader::open(scope.store, scope.keys));
   Findings findings;
   findings.damage = reader->damage();
   VMSHADOW_ASSIGN(findings.vms, reader->vms());
   for (const VmInfo& vm : findings.vms) {
     if (!scope.vm.empty() && vm.name != scope.vm) continue;
     for (const EpochInfo& info : vm.epochs) {
+      if (info.encrypted && findings.unopened.contains(vm.name)) continue;
       if (auto opened = reader->open(vm.name, info.epoch); !opened) {
+        if (info.encrypted && opened.error().code != Errc::corrupt) {
+          findings.unopened[vm.name] = std::move(opened).error().message;
+          continue;
+        }
         store::Damage damage;
         damage.what = std::move(opened).error().message;
         damage.vm_name = vm.name;
@@ -276,6 +295,10 @@ void print_findings(const Findings& findings, const std::vector<std::string>& da
     fmt::print("the last {} bytes are an epoch that was never committed: no damage\n",
                findings.torn_tail_bytes);
   }
+  for (const auto& [vm, why] : findings.unopened) {
+    fmt::print("encrypted epochs of VM '{}' were not {}: {}\n", vm, deep ? "decrypted" : "opened",
+               why);
+  }
   for (const std::string& text : damage) fmt::print("DAMAGED {}\n", text);
 }
 
@@ -288,6 +311,7 @@ Status verify_store(const ReplayScope& scope, bool deep) {
   };
   std::erase_if(findings.damage, [&](const auto& place) { return !asked_for(place.vm_name); });
   std::erase_if(findings.vms, [&](const VmInfo& vm) { return !asked_for(vm.name); });
+  std::erase_if(findings.unopened, [&](const auto& entry) { return !asked_for(entry.first); });
   if (!scope.vm.empty() && findings.vms.empty() && findings.damage.empty()) {
     return fail(Errc::not_found, fmt::format("no VM '{}' in the store", scope.vm));
   }
@@ -305,10 +329,16 @@ Status verify_store(const ReplayScope& scope, bool deep) {
     json["damage"] = damage;
     json["damaged"] = std::move(places);
     json["torn_tail_bytes"] = findings.torn_tail_bytes;
+    json["unopened"] = Json(findings.unopened);
     json["vms"] = std::move(vms);
     print_json(json);
   } else {
     print_findings(findings, damage, deep);
+  }
+  if (damage.empty() && deep && !findings.unopened.empty()) {
+    return fail(Errc::permission,
+                fmt::format("pages of {} VM(s) were not read: {}", findings.unopened.size(),
+                            findings.unopened.begin()->second));
   }
   if (damage.empty()) return {};
   return fail(Errc::corrupt, fmt::format("{} damaged place(s) in the journal, the first: {}",
@@ -316,7 +346,7 @@ Status verify_store(const ReplayScope& scope, bool deep) {
 }
 
 Status restore_epoch(const ReplayScope& scope, const ReplayRestoreOptions& options) {
-  VMSHADOW_ASSIGN(const auto reader, store::Reader::open(scope.store));
+  VMSHADOW_ASSIGN(const auto reader, store::Reader::open(scope.store, scope.keys));
   VMSHADOW_ASSIGN(const VmInfo vm, choose_vm(*reader, scope.vm));
   VMSHADOW_ASSIGN(const EpochInfo epoch, choose_epoch(*reader, vm, options.epoch));
   VMSHADOW_ASSIGN(const auto image, reader->open(vm.name, epoch.epoch));

@@ -82,6 +82,7 @@ Json epoch_json(const EpochInfo& info) {
           {"raw_bytes", info.raw_bytes},
           {"stored_bytes", info.stored_bytes},
           {"device_bytes", info.device_bytes},
+          {"encrypted", info.encrypted},
           {"pinned", info.pinned},
           {"tier", text_or_null(info.tier)}};
 }

@@ -1,6 +1,7 @@
 // What shadow-replay's subcommands share: which store, VM and epoch is meant.
 #pragma once
 
+#include <memory>
 #include <optional>
 #include <string>
 
@@ -9,6 +10,7 @@
 #include <vmshadow/types.h>
 
 #include "app/replay_reports.h"
+#include "crypt/key_source.h"
 #include "store/reader.h"
 
 namespace vmshadow::app {
@@ -17,6 +19,7 @@ struct ReplayScope {
   std::string store;  ///< its directory
   std::string vm;     ///< empty: all of them, or the only one
   bool json = false;
+  std::shared_ptr<const crypt::KeySource> keys;  ///< null: none were given
 };
 
 /// One JSON object on stdout.

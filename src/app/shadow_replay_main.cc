@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "app/byte_size.h"
+#include "app/key_options.h"
 #include "app/open_files.h"
 #include "app/replay_commands.h"
 
@@ -36,6 +37,10 @@ An epoch is one consistent cut of a VM, its RAM and devices, numbered from 0. Fi
   shadow-replay --store /var/lib/vmshadow restore web1      run the newest epoch
   shadow-replay --store /var/lib/vmshadow export web1 --epoch 12 --format elf --out web1.core
   shadow-replay --store /var/lib/vmshadow pin web1 12       keep it, whatever the retention policy
+
+Encrypted epochs (list says which) need their VM's key: --keys DIR or --key-command CMD, as vmshadow-store
+has them. list, pin, unpin, retention, quota and status do without. Whoever loses the key has lost the
+epochs, for ever.
 
 All but pin, unpin, retention and quota only read. Each subcommand explains itself: list --help. With --json
 each prints one JSON object on stdout; messages and progress go to stderr.
@@ -104,10 +109,13 @@ constexpr const char* kVerifyHelp =
   verify --deep               reads every byte: all checksums, every page decoded
   verify web1 --deep          reports on one VM alone
 
+Without --deep encrypted epochs whose key is not given are not opened, which is said. With it their pages
+count as unread, and that is a failure; what the disk holds of them is checked all the same.
+
 Damage is reported with file, offset and epoch, and costs only the epochs that need what is damaged:
 restore says which is the newest that can be. It can run beside a store that is being written to.
 
-Exit codes: 0 no damage found; 1 damage, or the store cannot be read; 2 usage.)";
+Exit codes: 0 no damage found; 1 damage, the store cannot be read, or a key is missing; 2 usage.)";
 
 constexpr const char* kPinHelp =
     R"(  pin web1 1200               keep epoch 1200 until it is unpinned
@@ -463,6 +471,8 @@ int main(int argc, char** argv) {
   cli.fallthrough();
   cli.add_option("--store", scope.store, "the store's directory")->required();
   cli.add_flag("--json", scope.json, "one JSON object on stdout");
+  app::KeyOptions keys;
+  app::add_key_options(cli, keys);
   const Commands commands(cli, scope);
   try {
     cli.parse(argc, argv);
@@ -470,5 +480,6 @@ int main(int argc, char** argv) {
     if (error.get_exit_code() == 0) return cli.exit(error);
     return usage_error(std::string(error.what()) + " (see --help)");
   }
+  scope.keys = app::key_source(keys);
   return commands.run();
 }

@@ -44,6 +44,9 @@ Result<nlohmann::ordered_json> StoreAdapter::status() {
   json["moved_bytes"] = stats.moved_bytes;
   json["scrubbed_bytes"] = stats.scrubbed_bytes;
   json["scrub_rounds"] = stats.scrub_rounds;
+  json["salvaged_pages"] = stats.salvaged_pages;
+  json["repaired_pages"] = stats.repaired_pages;
+  json["lost_pages"] = stats.lost_pages;
   json["journal_segments"] = stats.journal_segments;
   json["archive_segments"] = stats.archive_segments;
   json["tiers"] = nlohmann::ordered_json::array();

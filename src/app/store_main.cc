@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "app/control_socket.h"
+#include "app/key_options.h"
 #include "app/logging.h"
 #include "app/open_files.h"
 #include "app/stop_signal.h"
@@ -38,10 +39,20 @@ longer is moved out of the journal into archives. With two kinds of disks, name 
 The journal and pages that are rewritten again and again stay on SSD; pages at rest go to HDD.
 
 What is stored is read again all the time, slowly (--scrub-rate): damage is logged with segment, offset,
-VM and epoch, and costs the epochs that need what is lost, no others.
+VM and epoch, and costs the epochs that need what is lost, no others. Damaged archives are rewritten: pages
+of them that are whole by their own checksums, or that the store has once more, are not lost.
 
-The stream is the VMs' memory and is not encrypted yet: listen on a network you trust. Stop it with
-SIGINT or SIGTERM; what was acknowledged survives a crash of the program and of the machine.
+With --keys or --key-command every VM's memory, devices and machine description are encrypted before
+they touch the disk (AES-256-GCM), each with its own key; a VM without one is refused. What stays
+readable: VMs' names, numbers and times of epochs, page numbers, sizes. A key for a VM:
+
+  (umask 077; openssl rand -hex 32 > /etc/vmshadow/keys/web1.key)
+
+Keep a copy elsewhere: whoever loses the key has lost the epochs, for ever. To change it, put the new one
+on the file's first line, leave the old one on the second, and let the sidecar attach anew.
+
+The stream from the sidecars is the VMs' memory and is not encrypted yet: listen on a network you trust.
+Stop it with SIGINT or SIGTERM; what was acknowledged survives a crash of the program and of the machine.
 
 While it runs, shadow-replay's pin, unpin and retention reach it through the socket control.sock in its
 directory, which only the directory's owner may use.
@@ -140,6 +151,8 @@ int main(int argc, char** argv) {
   cli.add_option("--retention", retention,
                  "what to keep of VMs that have no policy of their own, such as "
                  "window=10m,minutely=1h,hourly=1d,daily=30d (the default)");
+  app::KeyOptions keys;
+  app::add_key_options(cli, keys);
   cli.add_option("--archive-rate", archive_mib,
                  "MiB per second that moving to archives may read and write; 0: no limit")
       ->capture_default_str();
@@ -164,6 +177,7 @@ int main(int argc, char** argv) {
     fmt::print(stderr, "vmshadow-store: {}\n", parsed.error().message);
     return kExitUsage;
   }
+  program.options.keys = app::key_source(keys);
   program.options.maintenance.bytes_per_second = archive_mib << 20;
   program.options.maintenance.scrub_bytes_per_second = scrub_mib << 20;
   app::allow_many_open_files();

@@ -69,6 +69,30 @@ bool distances_are_valid(ByteSpan rest) {
   return false;
 }
 
+/// Decodes an lz4 block that may be damaged up to where it makes no sense any more: liblz4 would
+/// not say how far it came. A changed literal does not end it. (lz4_Block_format.md)
+void decode_while_valid(ByteSpan rest, MutableByteSpan out) {
+  constexpr std::size_t match_bytes_min = 4;
+  std::size_t at = 0;
+  while (!rest.empty()) {
+    const auto token = static_cast<std::size_t>(rest.front());
+    rest = rest.subspan(1);
+    std::size_t length = 0;
+    if (!read_length(rest, token >> 4, length)) return;
+    const std::size_t literals = std::min({length, rest.size(), out.size() - at});
+    std::copy_n(rest.begin(), literals, out.begin() + static_cast<std::ptrdiff_t>(at));
+    at += literals;
+    if (literals < length) return;
+    rest = rest.subspan(literals);
+    if (rest.size() < sizeof(le16)) return;
+    const std::size_t distance = load<le16>(rest.data());
+    rest = rest.subspan(sizeof(le16));
+    if (distance == 0 || distance > at || !read_length(rest, token & 15, length)) return;
+    length = std::min(length + match_bytes_min, out.size() - at);
+    for (std::size_t i = 0; i < length; ++i, ++at) out[at] = out[at - distance];
+  }
+}
+
 }  // namespace
 
 struct PageGroupEncoder::State {
@@ -145,6 +169,24 @@ Status decode_pages(const format::PageGroup& group, MutableByteSpan out) {
     VMSHADOW_TRY(check_page(group, i, out.data() + i * kPageBytes));
   }
   return {};
+}
+
+std::uint16_t salvage_pages(const format::PageGroup& group, MutableByteSpan out) {
+  VMSHADOW_ASSERT(group.page_count <= format::kGroupPagesMax);
+  VMSHADOW_ASSERT(out.size() == group.page_count * kPageBytes);
+  if (group.codec == format::Codec::lost) return 0;
+  std::fill(out.begin(), out.end(), std::byte{});
+  if (group.codec == format::Codec::lz4) {
+    decode_while_valid(group.payload, out);
+  } else {
+    std::copy_n(group.payload.begin(), std::min(group.payload.size(), out.size()), out.begin());
+  }
+  std::uint16_t whole = 0;
+  for (std::size_t slot = 0; slot < group.page_count; ++slot) {
+    if (!check_page(group, slot, out.data() + slot * kPageBytes)) continue;
+    whole = static_cast<std::uint16_t>(whole | 1u << slot);
+  }
+  return whole;
 }
 
 Status decode_page(const format::PageGroup& group, std::size_t slot, MutableByteSpan out) {

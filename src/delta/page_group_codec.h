@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstddef>
+#include <cstdint>
 #include <memory>
 #include <span>
 #include <vector>
@@ -35,6 +36,9 @@ class PageGroupEncoder {
 /// Errc::corrupt if the payload does not decode to exactly that, or a page fails its checksum.
 /// Never reads or writes out of bounds whatever the payload.
 [[nodiscard]] Status decode_pages(const format::PageGroup& group, MutableByteSpan out);
+/// What is still whole of a group whose bytes are damaged: bit i says that page i was decoded into
+/// `out` (as for decode_pages) and holds its checksum. The other pages there are of no use.
+[[nodiscard]] std::uint16_t salvage_pages(const format::PageGroup& group, MutableByteSpan out);
 /// Decodes only what is needed for the page at `slot` into `out` (kPageBytes bytes).
 [[nodiscard]] Status decode_page(const format::PageGroup& group, std::size_t slot,
                                  MutableByteSpan out);

@@ -60,6 +60,8 @@ struct PageGroup {
   /// page_checksum() of each page as captured: follows the page through recompression to its guest.
   std::array<std::uint64_t, kGroupPagesMax> checksums{};
   std::size_t page_count{};
+  /// Bit i: page i no longer counts. Of a sealed group alone: one that was moved without its key.
+  std::uint16_t dead_pages{};
   ByteSpan payload;
 };
 [[nodiscard]] Result<PageGroup> decode_page_group(ByteSpan body);

@@ -27,7 +27,7 @@ inline constexpr std::uint64_t kSegmentBytesMax = std::uint64_t{kRecordAlignment
 /// "VMSHSEG1" read as bytes.
 inline constexpr std::uint64_t kSegmentMagic = 0x3147455348534d56;
 /// Raised when segments change in a way an older program would misread.
-inline constexpr std::uint16_t kStoreVersion = 2;
+inline constexpr std::uint16_t kStoreVersion = 3;
 
 using StoreId = std::array<std::byte, 16>;
 

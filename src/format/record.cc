@@ -16,6 +16,9 @@ bool is_known(RecordType type) {
     case RecordType::zero_pages:
     case RecordType::device_state:
     case RecordType::epoch_end:
+    case RecordType::sealed_machine:
+    case RecordType::sealed_page_group:
+    case RecordType::sealed_device_state:
     case RecordType::hello:
     case RecordType::welcome:
     case RecordType::ack:

@@ -35,6 +35,10 @@ enum class RecordType : std::uint16_t {
   zero_pages = 0x003,    ///< runs of pages that are all zero
   device_state = 0x004,  ///< a piece of the device state, in order
   epoch_end = 0x005,     ///< counts, times and the chain over all records before
+  // The same, encrypted by the store (sealed_record.h): never shipped.
+  sealed_machine = 0x081,
+  sealed_page_group = 0x082,
+  sealed_device_state = 0x084,
   // Of a connection: never stored.
   hello = 0x101,
   welcome = 0x102,
@@ -59,9 +63,18 @@ enum class RecordType : std::uint16_t {
 };
 
 [[nodiscard]] bool is_known(RecordType type);
-/// True for the types a sidecar ships and a store keeps.
+/// True for the types a sidecar ships and a store keeps, and for what the store makes of them.
 [[nodiscard]] inline bool is_epoch_record(RecordType type) {
   return static_cast<std::uint16_t>(type) < 0x100;
+}
+/// Whether a record is one of an epoch that the store has encrypted.
+[[nodiscard]] inline bool is_sealed(RecordType type) {
+  return is_epoch_record(type) && (static_cast<std::uint16_t>(type) & 0x080) != 0;
+}
+/// What a sealed record is once it is opened; any other type is itself.
+[[nodiscard]] inline RecordType plain_type(RecordType type) {
+  if (!is_sealed(type)) return type;
+  return static_cast<RecordType>(static_cast<std::uint16_t>(type) & ~0x080u);
 }
 
 /// The longest sentence in which a store says why something was lost.

@@ -6,6 +6,7 @@
 
 #include "base/assert.h"
 #include "format/epoch_records.h"
+#include "format/sealed_record.h"
 
 namespace vmshadow::format {
 namespace {
@@ -15,7 +16,7 @@ constexpr std::size_t kMetaBytesMax = kSkeletonBodyBytes / 2;
 
 void align(std::vector<std::byte>& out) { out.resize(out.size() + alignment_gap(out.size())); }
 
-/// `front` is the body's, at least its meta or a page_group's head.
+/// `front` is the body's, at least its meta or its type's head.
 std::size_t meta_bytes(RecordType type, std::size_t body_bytes, ByteSpan front) {
   switch (type) {
     case RecordType::page_group:
@@ -23,6 +24,10 @@ std::size_t meta_bytes(RecordType type, std::size_t body_bytes, ByteSpan front) 
       return std::min(body_bytes, page_group_keys_bytes(load<le16>(front.data())));
     case RecordType::device_state:
       return 0;
+    case RecordType::sealed_machine:
+    case RecordType::sealed_page_group:
+    case RecordType::sealed_device_state:
+      return std::min(body_bytes, sealed_front_bytes(type, front));
     default:
       return body_bytes;
   }

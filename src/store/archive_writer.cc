@@ -35,13 +35,14 @@ Result<RecordPlace> ArchiveWriter::append(ByteSpan record, std::size_t pages) {
   const std::uint64_t offset = flushed_ + buffer_.size();
   format::RecordPrefixBytes prefix;
   std::memcpy(&prefix, record.data(), sizeof prefix);
+  const auto type = static_cast<RecordType>(prefix.type.get());
   skeleton_.add(offset, record);
   format::append_bytes(buffer_, record);
   buffer_.resize(buffer_.size() + padded - record.size());
   made_.back().record_bytes += padded;
   if (buffer_.size() >= kFlushBytes) VMSHADOW_TRY(flush(false));
   return RecordPlace::at({made_.back().id, SegmentOffset{offset}}, prefix.body_bytes.get(),
-                         Epoch{prefix.epoch.get()}, pages);
+                         Epoch{prefix.epoch.get()}, pages, format::is_sealed(type));
 }
 
 Result<RecordPlace> ArchiveWriter::append(const format::RecordHead& head, ByteSpan body,

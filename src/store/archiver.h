@@ -4,14 +4,14 @@
 //   read what is live ─► write archives, durably ─► replace record, durable ─► index ─► remove
 //
 // A crash before the replace record leaves archives that do not count, behind it segments that no
-// longer do; either way the next start removes them. Records are copied byte for byte where all of
-// a group is needed; else its pages are decoded, checked and encoded anew with others of their
-// epoch. What is damaged is moved as lost pages that say so, and of an epoch whose damage was known
-// before a loss record tells: it costs who needs it, and no segment stays for its sake.
+// longer do; either way the next start removes them. What becomes of the records epoch_mover.h
+// says. Of an epoch whose damage was known before, a loss record tells: it costs who needs it, and
+// no segment stays for its sake.
 #pragma once
 
 #include <cstdint>
 #include <functional>
+#include <set>
 #include <vector>
 
 #include <vmshadow/clock.h>
@@ -42,7 +42,13 @@ struct ArchiveOptions {
 struct ArchiveReport {
   std::uint64_t removed_bytes{};
   std::uint64_t written_bytes{};
-  std::vector<Damage> damage;  ///< found on the way
+  std::vector<Damage> damage;      ///< found on the way, as far as something was lost by it
+  std::uint64_t salvaged_pages{};  ///< that were whole in damaged groups
+  std::uint64_t repaired_pages{};  ///< that were not, and came from another copy
+  std::uint64_t lost_pages{};      ///< of which there is no other
+  /// New segments with sealed groups that could not be opened, for want of the key, to leave out
+  /// what is dead of them: moving them again makes them no smaller without it.
+  std::set<SegmentId> unopened;
   /// Files of segments that are no longer part of the store but could not be removed.
   std::vector<std::string> left_behind;
 };

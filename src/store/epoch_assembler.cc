@@ -39,7 +39,8 @@ void EpochAssembler::add_committed(const VmId& vm, std::shared_ptr<EpochIndex> e
   vms_[vm].committed[label] = std::move(epoch);
 }
 
-bool EpochAssembler::takes(RecordType type) {
+bool EpochAssembler::takes(RecordType recorded) {
+  const RecordType type = format::plain_type(recorded);
   return type == RecordType::page_group || type == RecordType::zero_pages ||
          type == RecordType::device_state || type == RecordType::machine ||
          type == RecordType::archived_epoch || type == RecordType::loss;
@@ -49,27 +50,34 @@ Status EpochAssembler::add_archived(format::JournalPosition at, const format::Re
                                     ByteSpan front) {
   const format::RecordHead& head = prefix.head;
   Fragment& to = vms_[head.vm].fragments[{head.generation, head.epoch}];
-  switch (head.type) {
+  const bool sealed = format::is_sealed(head.type);
+  if (sealed) {
+    VMSHADOW_ASSIGN(const format::SealedFront readable, format::decode_sealed_front(front));
+    to.key_id = readable.key_id;
+  }
+  switch (format::plain_type(head.type)) {
     case RecordType::page_group: {
-      VMSHADOW_ASSIGN(const auto group, format::decode_page_group_keys(front));
+      VMSHADOW_ASSIGN(const auto group, sealed ? format::decode_sealed_group_keys(front)
+                                               : format::decode_page_group_keys(front));
       to.pages.add_group(static_cast<std::uint32_t>(to.places.groups.size()), to.records++, group);
-      to.places.groups.push_back(
-          RecordPlace::at(at, prefix.body_bytes, head.epoch, group.page_count));
+      to.places.groups.push_back(RecordPlace::of(at, prefix, group.page_count));
       return {};
     }
     case RecordType::zero_pages: {
       VMSHADOW_ASSIGN(const auto runs, format::decode_zero_pages(front));
       to.pages.add_zero_runs(to.records++, runs);
-      to.places.zeros.push_back(RecordPlace::at(at, prefix.body_bytes, head.epoch));
+      to.places.zeros.push_back(RecordPlace::of(at, prefix));
       return {};
     }
     case RecordType::device_state:
-      to.device[head.sequence] = RecordPlace::at(at, prefix.body_bytes, head.epoch);
+      to.device[head.sequence] = RecordPlace::of(at, prefix);
       return {};
     case RecordType::machine: {
-      VMSHADOW_ASSIGN(MachineDescription machine, format::decode_machine(front));
-      to.machine = std::make_shared<const MachineDescription>(std::move(machine));
-      to.places.machine = RecordPlace::at(at, prefix.body_bytes, head.epoch);
+      if (!sealed) {
+        VMSHADOW_ASSIGN(MachineDescription machine, format::decode_machine(front));
+        to.machine = std::make_shared<const MachineDescription>(std::move(machine));
+      }
+      to.places.machine = RecordPlace::of(at, prefix);
       return {};
     }
     case RecordType::archived_epoch: {
@@ -80,7 +88,7 @@ Status EpochAssembler::add_archived(format::JournalPosition at, const format::Re
     case RecordType::loss: {
       VMSHADOW_ASSIGN(const format::Loss loss, format::decode_loss(front));
       const Damage damage{loss.at, loss.bytes, loss.what, {}, head.epoch};
-      const RecordPlace place = RecordPlace::at(at, prefix.body_bytes, head.epoch);
+      const RecordPlace place = RecordPlace::of(at, prefix);
       if (loss.kind == format::LossKind::own) {
         to.own_damage = damage;
         to.places.own_loss = place;
@@ -104,7 +112,8 @@ void EpochAssembler::add_archived_damage(const Damage& damage, const format::Rec
     to.numbers.emplace();  // it was a kept epoch, whatever its numbers
     to.places.home = damage.at.segment;
   }
-  if (head.type == RecordType::device_state || head.type == RecordType::archived_epoch) {
+  if (format::plain_type(head.type) == RecordType::device_state ||
+      head.type == RecordType::archived_epoch) {
     to.own_damage = damage;
   } else {
     to.base_damage = damage;
@@ -136,6 +145,7 @@ std::shared_ptr<EpochIndex> EpochAssembler::from_fragment(Generation generation,
     made->info.device_bytes = numbers->device_bytes;
   }
   made->machine = fragment.machine;
+  made->key_id = fragment.key_id;
   made->pages = fragment.pages.finish();
   made->places = std::move(fragment.places);
   for (const auto& [sequence, place] : fragment.device) made->places.device.push_back(place);
@@ -170,7 +180,7 @@ std::shared_ptr<EpochIndex> join(const std::shared_ptr<EpochIndex>& front,
 /// What was archived long ago and is read today must still be all of it.
 void check_device_bytes(EpochIndex& epoch) {
   std::uint64_t bytes = 0;
-  for (const RecordPlace& place : epoch.places.device) bytes += place.body_bytes();
+  for (const RecordPlace& place : epoch.places.device) bytes += place.plain_bytes();
   if (bytes == epoch.info.device_bytes || epoch.own_damage || epoch.base_damage) return;
   epoch.own_damage = Damage{
       {epoch.places.home, SegmentOffset{0}},
@@ -268,7 +278,7 @@ void EpochAssembler::assemble_vm(const VmId& id, Vm& vm, JournalIndex& index,
                    label.second};
       }
     }
-    if (epoch->machine == nullptr && !previous && !epoch->base_damage) {
+    if (epoch->machine == nullptr && !epoch->places.machine && !previous && !epoch->base_damage) {
       epoch->base_damage = Damage{{epoch->places.home, SegmentOffset{0}},
                                   0,
                                   "the machine record it builds on is missing",

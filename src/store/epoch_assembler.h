@@ -50,6 +50,7 @@ class EpochAssembler {
     EpochPlaces places;
     std::map<std::uint32_t, RecordPlace> device;  ///< by sequence
     MachinePtr machine;
+    std::optional<format::KeyId> key_id;
     std::optional<format::ArchivedEpoch> numbers;
     std::optional<Damage> own_damage;
     std::optional<Damage> base_damage;

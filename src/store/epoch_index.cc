@@ -78,6 +78,7 @@ std::shared_ptr<EpochIndex> merge_dropped(std::span<const EpochIndexPtr> dropped
   auto merged = std::make_shared<EpochIndex>();
   merged->info = kept.info;
   merged->machine = kept.machine;
+  merged->key_id = kept.key_id;
   merged->own_damage = kept.own_damage;
   merged->base_damage = kept.base_damage;
   merged->places.home = kept.places.home;
@@ -96,6 +97,7 @@ std::shared_ptr<EpochIndex> merge_dropped(std::span<const EpochIndexPtr> dropped
     take(*from);
     if (from->places.machine) merged->places.machine = from->places.machine;
     if (merged->machine == nullptr) merged->machine = from->machine;
+    if (!merged->key_id) merged->key_id = from->key_id;
     if (from->info.full) {
       merged->info.full = true;
       merged->previous.reset();

@@ -12,6 +12,7 @@
 #include <vmshadow/types.h>
 
 #include "format/epoch_records.h"
+#include "format/sealed_record.h"
 #include "store/damage.h"
 #include "store/epoch_tally.h"
 #include "store/page_table.h"
@@ -39,7 +40,10 @@ struct EpochIndex {
   EpochInfo info;
   /// The epoch that it adds to; nullopt: none, it holds every page by itself (info.full).
   std::optional<Epoch> previous;
-  MachinePtr machine;  ///< of the full epoch it builds on, or its own; null if that is damaged
+  /// Of the full epoch it builds on, or its own; null if that is damaged, or sealed.
+  MachinePtr machine;
+  /// What its records are sealed with; nullopt: they are not.
+  std::optional<format::KeyId> key_id;
   PageTable pages;
   EpochPlaces places;
   std::vector<SegmentUse> uses;  ///< by segment

@@ -26,33 +26,45 @@ Result<Placing> EpochTally::add(const format::RecordPrefix& prefix, ByteSpan fro
                                             sequence, next_sequence_));
   }
   Placing placing;
-  switch (prefix.head.type) {
+  placing.sealed = format::is_sealed(prefix.head.type);
+  if (placing.sealed) VMSHADOW_TRY(add_sealed_front(front));
+  switch (format::plain_type(prefix.head.type)) {
     case RecordType::machine:
       if (sequence != 0) {
         return fail(Errc::protocol, fmt::format("a machine record comes as record {}, but only the "
                                                 "first of a full epoch may be one",
                                                 sequence));
       }
-      VMSHADOW_TRY(add_machine(front));
+      if (placing.sealed) {
+        full_ = true;
+        machine_ = nullptr;
+      } else {
+        VMSHADOW_TRY(add_machine(front));
+      }
       placing.list = PlaceList::machine;
       break;
     case RecordType::page_group: {
-      VMSHADOW_ASSIGN(const std::uint32_t pages, add_group(sequence, front));
-      placing = {PlaceList::group, pages};
+      VMSHADOW_ASSIGN(const auto group, placing.sealed ? format::decode_sealed_group_keys(front)
+                                                       : format::decode_page_group_keys(front));
+      VMSHADOW_ASSIGN(placing.pages, add_group(sequence, group));
+      placing.list = PlaceList::group;
       break;
     }
     case RecordType::zero_pages:
       VMSHADOW_TRY(add_zero_pages(sequence, front));
       placing.list = PlaceList::zeros;
       break;
-    case RecordType::device_state:
-      device_bytes_ += prefix.body_bytes;
-      if (prefix.body_bytes == 0 || device_bytes_ > kDeviceStateBytesMax) {
+    case RecordType::device_state: {
+      const std::size_t bytes =
+          placing.sealed ? format::plain_body_bytes(prefix.body_bytes) : prefix.body_bytes;
+      device_bytes_ += bytes;
+      if (bytes == 0 || device_bytes_ > kDeviceStateBytesMax) {
         return fail(Errc::corrupt,
                     fmt::format("device state is empty or over {} bytes", kDeviceStateBytesMax));
       }
       placing.list = PlaceList::device;
       break;
+    }
     default:
       return fail(Errc::protocol, fmt::format("a record of type {:#05x} is not part of an epoch",
                                               static_cast<unsigned>(prefix.head.type)));
@@ -62,7 +74,7 @@ Result<Placing> EpochTally::add(const format::RecordPrefix& prefix, ByteSpan fro
 }
 
 void EpochTally::add_damaged(const format::RecordPrefix& prefix) {
-  if (prefix.head.type == RecordType::machine) {
+  if (format::plain_type(prefix.head.type) == RecordType::machine) {
     full_ = true;
     machine_ = nullptr;
   }
@@ -76,8 +88,14 @@ Status EpochTally::add_machine(ByteSpan body) {
   return {};
 }
 
-Result<std::uint32_t> EpochTally::add_group(std::uint32_t sequence, ByteSpan front) {
-  VMSHADOW_ASSIGN(const format::PageGroup group, format::decode_page_group_keys(front));
+Status EpochTally::add_sealed_front(ByteSpan front) {
+  VMSHADOW_ASSIGN(const format::SealedFront sealed, format::decode_sealed_front(front));
+  key_id_ = sealed.key_id;
+  return {};
+}
+
+Result<std::uint32_t> EpochTally::add_group(std::uint32_t sequence,
+                                            const format::PageGroup& group) {
   for (std::size_t i = 0; i < group.page_count; ++i) VMSHADOW_TRY(check_inside(group.keys[i], 1));
   pages_.add_group(groups_++, sequence, group);
   stored_pages_ += group.page_count;

@@ -4,6 +4,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <vector>
 
 #include <vmshadow/machine.h>
@@ -12,6 +13,7 @@
 
 #include "format/epoch_records.h"
 #include "format/record.h"
+#include "format/sealed_record.h"
 #include "store/page_table.h"
 
 namespace vmshadow::store {
@@ -23,6 +25,7 @@ enum class PlaceList { none, group, zeros, device, machine };
 struct Placing {
   PlaceList list{};
   std::uint32_t pages{};  ///< of a group
+  bool sealed{};
 };
 
 class EpochTally {
@@ -56,17 +59,22 @@ class EpochTally {
   [[nodiscard]] std::uint64_t record_bytes() const { return record_bytes_; }
   [[nodiscard]] std::uint64_t stored_pages() const { return stored_pages_; }
   [[nodiscard]] std::uint64_t device_bytes() const { return device_bytes_; }
+  /// Null as well where it is sealed.
   [[nodiscard]] const MachinePtr& machine() const { return machine_; }
+  /// Of the key its records are sealed with; nullopt: none is sealed.
+  [[nodiscard]] const std::optional<format::KeyId>& key_id() const { return key_id_; }
   [[nodiscard]] PageTable take_pages() { return pages_.finish(); }
 
  private:
   void count(const format::RecordPrefix& prefix);
+  Status add_sealed_front(ByteSpan front);
   Status add_machine(ByteSpan body);
-  Result<std::uint32_t> add_group(std::uint32_t sequence, ByteSpan front);
+  Result<std::uint32_t> add_group(std::uint32_t sequence, const format::PageGroup& group);
   Status add_zero_pages(std::uint32_t sequence, ByteSpan body);
   [[nodiscard]] Status check_inside(format::PageKey first, std::uint64_t count) const;
 
   MachinePtr machine_;
+  std::optional<format::KeyId> key_id_;
   PageTable::Builder pages_;
   std::uint32_t next_sequence_ = 0;
   std::uint32_t groups_ = 0;

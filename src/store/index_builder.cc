@@ -176,8 +176,7 @@ void IndexBuilder::add_epoch_record(JournalPosition at, const format::RecordPref
     open.tally.add_damaged(prefix);
     return;
   }
-  open.places.add(*placing,
-                  RecordPlace::at(at, prefix.body_bytes, prefix.head.epoch, placing->pages));
+  open.places.add(*placing, RecordPlace::of(at, prefix, placing->pages));
 }
 
 void IndexBuilder::add_end(JournalPosition at, const format::RecordPrefix& prefix, ByteSpan body) {
@@ -246,6 +245,7 @@ void IndexBuilder::commit_open(const VmId& id, Vm& vm, JournalPosition at,
   }
   vm.last = open.epoch;
   epoch->machine = open.tally.machine();
+  epoch->key_id = open.tally.key_id();
   epoch->pages = open.tally.take_pages();
   epoch->places = std::move(open.places);
   epoch->places.home = at.segment;
@@ -329,7 +329,7 @@ void IndexBuilder::add_damaged_body(const Damage& noted, const format::RecordPre
     open.own_damage = damage;
     return;
   }
-  if (prefix.head.type == RecordType::device_state) {
+  if (format::plain_type(prefix.head.type) == RecordType::device_state) {
     open.own_damage = damage;
   } else {
     open.base_damage = damage;

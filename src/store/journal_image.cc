@@ -7,6 +7,7 @@
 
 #include "base/assert.h"
 #include "delta/page_group_codec.h"
+#include "store/damaged_group.h"
 #include "store/record_stream.h"
 
 namespace vmshadow::store {
@@ -67,25 +68,56 @@ SegmentFiles::Reads bytes_by_segment(const std::vector<RecordPlace>& places) {
   return bytes;
 }
 
+/// The machine of the full epoch that a chain begins with.
+Result<MachinePtr> read_machine(const EpochIndex& full, const SegmentFiles::Owner& owner,
+                                const SegmentFiles& segments) {
+  if (full.machine != nullptr) return full.machine;
+  if (!full.places.machine) {
+    return fail(Errc::corrupt, fmt::format("the machine record of epoch {} of VM '{}' is missing",
+                                           full.info.epoch.value, owner.name));
+  }
+  const RecordPlace& place = *full.places.machine;
+  SegmentFiles::Record record;
+  std::vector<std::byte> opened;
+  VMSHADOW_TRY(segments.read(place, RecordType::machine, owner, record));
+  VMSHADOW_ASSIGN(const ByteSpan body,
+                  segments.plain_body(place, owner, record.prefix, record.body(), opened));
+  VMSHADOW_ASSIGN(MachineDescription machine, format::decode_machine(body));
+  return std::make_shared<const MachineDescription>(std::move(machine));
+}
+
 }  // namespace
 
+Result<std::unique_ptr<JournalImage>> JournalImage::open(
+    SegmentFiles::Owner owner, std::vector<EpochIndexPtr> chain,
+    std::shared_ptr<const SegmentFiles> segments, SegmentFiles::Hold held) {
+  VMSHADOW_ASSERT(!chain.empty());
+  VMSHADOW_ASSIGN(MachinePtr machine, read_machine(*chain.front(), owner, *segments));
+  return std::unique_ptr<JournalImage>(new JournalImage(std::move(owner), std::move(chain),
+                                                        std::move(machine), std::move(segments),
+                                                        std::move(held)));
+}
+
 JournalImage::JournalImage(SegmentFiles::Owner owner, std::vector<EpochIndexPtr> chain,
-                           std::shared_ptr<const SegmentFiles> segments, SegmentFiles::Hold held)
+                           MachinePtr machine, std::shared_ptr<const SegmentFiles> segments,
+                           SegmentFiles::Hold held)
     : owner_(std::move(owner)),
       chain_(std::move(chain)),
+      machine_(std::move(machine)),
       segments_(std::move(segments)),
-      held_(std::move(held)) {
-  VMSHADOW_ASSERT(!chain_.empty() && chain_.front()->machine != nullptr);
-}
+      held_(std::move(held)) {}
 
 Result<std::vector<std::byte>> JournalImage::device_state() const {
   std::vector<std::byte> state;
   state.reserve(info().device_bytes);
   SegmentFiles::Record record;
+  std::vector<std::byte> opened;
   for (const RecordPlace& place : chain_.back()->places.device) {
     segments_->count_read(place.segment(), place.record_bytes());
     VMSHADOW_TRY(segments_->read(place, RecordType::device_state, owner_, record));
-    format::append_bytes(state, record.body());
+    VMSHADOW_ASSIGN(const ByteSpan piece,
+                    segments_->plain_body(place, owner_, record.prefix, record.body(), opened));
+    format::append_bytes(state, piece);
   }
   return state;
 }
@@ -129,13 +161,28 @@ Status JournalImage::read_page(BlockIndex block, PageNumber page, MutableByteSpa
   const RecordPlace& place = resolved().groups()[found.slot.group];
   SegmentFiles::Record record;
   segments_->count_read(place.segment(), place.record_bytes());
+  Status status = read_from_group(place, found.slot.slot, key, record, out);
+  if (status || status.error().code != Errc::corrupt) return status;
+  const DamagedGroup damaged(place, record.bytes);
+  const std::byte* const whole = damaged.page(found.slot.slot, key);
+  if (whole == nullptr) return status;
+  std::copy_n(whole, kPageBytes, out.begin());
+  return {};
+}
+
+Status JournalImage::read_from_group(const RecordPlace& place, std::size_t slot,
+                                     format::PageKey key, SegmentFiles::Record& record,
+                                     MutableByteSpan out) const {
+  std::vector<std::byte> opened;
   VMSHADOW_TRY(segments_->read(place, RecordType::page_group, owner_, record));
-  const auto group = format::decode_page_group(record.body());
+  VMSHADOW_ASSIGN(const ByteSpan body,
+                  segments_->plain_body(place, owner_, record.prefix, record.body(), opened));
+  const auto group = format::decode_page_group(body);
   if (!group) return fail(with_place(group.error(), place));
-  if (found.slot.slot >= group->page_count || group->keys[found.slot.slot] != key) {
+  if (slot >= group->page_count || group->keys[slot] != key) {
     return fail(with_place({Errc::corrupt, "the group does not hold the page"}, place));
   }
-  if (auto decoded = delta::decode_page(*group, found.slot.slot, out); !decoded) {
+  if (auto decoded = delta::decode_page(*group, slot, out); !decoded) {
     return fail(with_place(decoded.error(), place));
   }
   return {};
@@ -172,23 +219,59 @@ Status JournalImage::visit_data_pages(BlockIndex block, PageTable::Range range,
     segments_->count_read(segment, bytes);
   }
   std::vector<std::byte> raw(format::kGroupPagesMax * kPageBytes);
+  std::vector<Wanted> wanted;
   for (std::size_t g = 0; g < grouped.places().size(); ++g) {
     const RecordPlace& place = grouped.places()[g];
-    VMSHADOW_ASSIGN(const ByteSpan body, records.next());
-    const auto group = format::decode_page_group(body);
-    if (!group) return fail(with_place(group.error(), place));
-    const MutableByteSpan out = MutableByteSpan(raw).first(group->page_count * kPageBytes);
-    if (auto decoded = delta::decode_pages(*group, out); !decoded) {
-      return fail(with_place(decoded.error(), place));
-    }
+    wanted.clear();
     for (const std::uint32_t i : grouped.pages_of(g)) {
-      const PageNumber page = table.page_at(range.begin + i);
-      const std::size_t slot = table.slot_at(range.begin + i).slot;
-      if (slot >= group->page_count || group->keys[slot] != format::PageKey{block, page}) {
-        return fail(with_place({Errc::corrupt, "the group does not hold the page"}, place));
-      }
-      VMSHADOW_TRY(visit(page, raw.data() + slot * kPageBytes));
+      wanted.push_back(
+          {table.slot_at(range.begin + i).slot, {block, table.page_at(range.begin + i)}});
     }
+    const Status decoded = decode_group(place, records.next(), wanted, raw);
+    if (!decoded && decoded.error().code != Errc::corrupt) return decoded;
+    if (!decoded) {
+      VMSHADOW_TRY(visit_damaged_group(place, wanted, decoded.error(), visit));
+      continue;
+    }
+    for (const Wanted& page : wanted) {
+      VMSHADOW_TRY(visit(page.key.page, raw.data() + page.slot * kPageBytes));
+    }
+  }
+  return {};
+}
+
+Status JournalImage::decode_group(const RecordPlace& place, const Result<ByteSpan>& body,
+                                  std::span<const Wanted> wanted, MutableByteSpan raw) const {
+  if (!body) return fail(body.error());
+  const auto group = format::decode_page_group(*body);
+  if (!group) return fail(with_place(group.error(), place));
+  if (auto decoded = delta::decode_pages(*group, raw.first(group->page_count * kPageBytes));
+      !decoded) {
+    return fail(with_place(decoded.error(), place));
+  }
+  for (const Wanted& page : wanted) {
+    if (page.slot >= group->page_count || group->keys[page.slot] != page.key) {
+      return fail(with_place({Errc::corrupt, "the group does not hold the page"}, place));
+    }
+  }
+  return {};
+}
+
+Status JournalImage::visit_damaged_group(const RecordPlace& place, std::span<const Wanted> wanted,
+                                         const Error& error, const PageVisitor& visit) const {
+  SegmentFiles::Record record;
+  record.bytes.resize(place.record_bytes());
+  // Of a segment that was cut short, as far as it goes.
+  VMSHADOW_TRY(segments_->read_raw(place.segment(), place.offset(), record.bytes));
+  const DamagedGroup damaged(place, record.bytes);
+  for (const Wanted& page : wanted) {
+    const std::byte* const whole = damaged.page(page.slot, page.key);
+    if (whole == nullptr) {
+      return fail(Errc::corrupt,
+                  fmt::format("{}; page {} of block {} is lost with it", error.message,
+                              page.key.page.value, page.key.block.value));
+    }
+    VMSHADOW_TRY(visit(page.key.page, whole));
   }
   return {};
 }

@@ -79,6 +79,7 @@ VmInfo JournalIndex::info_of(const VmId& id, const Vm& vm) {
     const bool whole = based && !epoch->base_damage;
     if (whole && !epoch->own_damage) {
       info.epochs.push_back(epoch->info);
+      info.epochs.back().encrypted = epoch->key_id.has_value();
       info.epochs.back().pinned = vm.settings.pins.contains(epoch->info.epoch);
     }
     before = whole ? epoch.get() : nullptr;
@@ -162,7 +163,8 @@ bool has_record(const std::vector<RecordPlace>& list, const RecordPlace& place) 
 
 }  // namespace
 
-std::vector<Epoch> JournalIndex::epochs_needing(const VmId& id, const RecordPlace& place) const {
+std::vector<Epoch> JournalIndex::epochs_needing(const VmId& id, const RecordPlace& place,
+                                                std::uint16_t slots) const {
   std::vector<Epoch> needing;
   std::vector<format::PageKey> pages;  // that are still the newest state
   Generation generation;
@@ -180,7 +182,9 @@ std::vector<Epoch> JournalIndex::epochs_needing(const VmId& id, const RecordPlac
     if (group != groups.end()) {
       const auto index = static_cast<std::uint32_t>(group - groups.begin());
       for (std::size_t i = 0; i < epoch->pages.data_pages(); ++i) {
-        if (epoch->pages.slot_at(i).group == index) pages.push_back(epoch->pages.key_at(i));
+        const PageSlot slot = epoch->pages.slot_at(i);
+        if (slot.group != index || (slots >> slot.slot & 1) == 0) continue;
+        pages.push_back(epoch->pages.key_at(i));
       }
     }
     if (has_record(epoch->places.device, place) || !pages.empty()) {

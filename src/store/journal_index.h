@@ -68,8 +68,10 @@ class JournalIndex {
   [[nodiscard]] Result<std::vector<EpochIndexPtr>> chain(const std::string& vm_name,
                                                          Epoch epoch) const;
 
-  /// The kept epochs whose image has pages or device state from the record at `place`.
-  [[nodiscard]] std::vector<Epoch> epochs_needing(const VmId& id, const RecordPlace& place) const;
+  /// The kept epochs whose image has pages or device state from the record at `place`; of a group,
+  /// pages of the slots that are set in `slots`.
+  [[nodiscard]] std::vector<Epoch> epochs_needing(const VmId& id, const RecordPlace& place,
+                                                  std::uint16_t slots = 0xffff) const;
 
   struct Totals {
     std::uint64_t epochs{};

@@ -398,7 +398,7 @@ void LogWriter::finish_run(Batch& batch, std::size_t first, std::size_t count) {
     for (const LogPiece::Record& record : request.piece.records) {
       const JournalPosition at{tail_.segment, SegmentOffset{tail_.offset.value + record.offset}};
       places.add(record.placing, RecordPlace::at(at, record.body_bytes, request.epoch->head.epoch,
-                                                 record.placing.pages));
+                                                 record.placing.pages, record.placing.sealed));
     }
     if (request.kind == RequestKind::commit) places.home = tail_.segment;
     add_to_skeleton(tail_.offset.value, request.piece.bytes);

@@ -284,11 +284,15 @@ Status Maintenance::archive(const std::vector<SegmentId>& sources,
   }
   unreadable_since_.reset();
   ArchiveReport report = *std::move(ran);
+  unopened_.insert(report.unopened.begin(), report.unopened.end());
   left_behind_.insert(left_behind_.end(), report.left_behind.begin(), report.left_behind.end());
   add_damage(report.damage);
   const std::lock_guard lock(mutex_);
   figures_.moved_bytes += report.written_bytes;
   figures_.removed_bytes += report.removed_bytes;
+  figures_.salvaged_pages += report.salvaged_pages;
+  figures_.repaired_pages += report.repaired_pages;
+  figures_.lost_pages += report.lost_pages;
   return {};
 }
 
@@ -371,6 +375,10 @@ bool Maintenance::is_missed(SegmentId segment) const {
 }
 
 Status Maintenance::compact() {
+  if (const auto changes = ground_.segments.keys().changes(); changes != unopened_at_key_change_) {
+    unopened_at_key_change_ = changes;
+    unopened_.clear();
+  }
   std::uint64_t stored_before = UINT64_MAX;
   while (true) {
     struct Candidate {
@@ -388,6 +396,7 @@ Status Maintenance::compact() {
       if (facts.missing && is_missed(id)) continue;
       const auto found = totals.live_bytes.find(id);
       const std::uint64_t needed = found == totals.live_bytes.end() ? 0 : found->second;
+      if (needed > 0 && unopened_.contains(id)) continue;
       archives.push_back({id, facts.missing ? 0 : facts.record_bytes, needed});
       stored += archives.back().bytes;
       live += needed;

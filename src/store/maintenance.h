@@ -13,6 +13,7 @@
 #include <memory>
 #include <mutex>
 #include <optional>
+#include <set>
 #include <thread>
 #include <vector>
 
@@ -91,7 +92,10 @@ class Maintenance {
     std::uint64_t removed_bytes{};  ///< of segments it let go
     std::uint64_t passes{};
     std::uint64_t scrubbed_bytes{};
-    std::uint64_t scrub_rounds{};                  ///< all of the store
+    std::uint64_t scrub_rounds{};    ///< all of the store
+    std::uint64_t salvaged_pages{};  ///< as ArchiveReport has them
+    std::uint64_t repaired_pages{};
+    std::uint64_t lost_pages{};
     std::map<TierKind, std::uint64_t> read_bytes;  ///< of note_reads(), and through the store
   };
   [[nodiscard]] Figures figures() const;
@@ -130,6 +134,9 @@ class Maintenance {
   std::mutex settings_mutex_;  ///< held while a VM's settings or kept epochs change
   Scrubber scrubber_;
   AccessHistory access_;
+  /// Archives that cannot be made smaller without a key that is not to be had, and when that was.
+  std::set<SegmentId> unopened_;
+  std::uint64_t unopened_at_key_change_ = 0;
   std::vector<std::string> left_behind_;           ///< files that could not be removed yet
   std::optional<MonotonicTime> unreadable_since_;  ///< the archiver has got nowhere since
   mutable std::mutex mutex_;

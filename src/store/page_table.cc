@@ -167,6 +167,7 @@ void PageTable::Builder::add_group(std::uint32_t group, std::uint32_t sequence,
   VMSHADOW_ASSERT(group == group_sequences_.size());
   group_sequences_.push_back(sequence);
   for (std::size_t slot = 0; slot < pages.page_count; ++slot) {
+    if ((pages.dead_pages >> slot & 1) != 0) continue;
     const std::uint64_t key = page_key(pages.keys[slot]);
     if (keys_.empty() || keys_.back() >> kSlotBits >= key) stretches_.push_back(keys_.size());
     keys_.push_back(key << kSlotBits | slot);

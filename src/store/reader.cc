@@ -15,24 +15,27 @@ namespace vmshadow::store {
 namespace {
 
 /// How often reading starts over because segments were archived meanwhile.
-constexpr int kAttemptsMax = 20;
+constexpr int kReadAttemptsMax = 20;
 
 }  // namespace
 
-Result<std::unique_ptr<Reader>> Reader::open(const std::string& path) {
+Result<std::unique_ptr<Reader>> Reader::open(const std::string& path,
+                                             std::shared_ptr<const crypt::KeySource> keys) {
+  const auto keyring = std::make_shared<const Keyring>(std::move(keys));
   VMSHADOW_ASSIGN(StoreDirectory directory, StoreDirectory::open(path));
   for (int attempt = 1;; ++attempt) {
     // A store that archives meanwhile may take a segment away: then what was read is old.
     auto recovery = recover(directory);
-    if (!recovery && recovery.error().code == Errc::not_found && attempt < kAttemptsMax) continue;
+    if (!recovery && recovery.error().code == Errc::not_found && attempt < kReadAttemptsMax)
+      continue;
     if (!recovery) return fail(std::move(recovery).error());
-    auto segments = std::make_shared<const SegmentFiles>(recovery->catalog);
+    auto segments = std::make_shared<const SegmentFiles>(recovery->catalog, keyring);
     std::vector<SegmentId> ids;
     for (const auto& [id, facts] : recovery->catalog->all()) {
       if (!facts.missing) ids.push_back(id);
     }
     auto held = segments->hold(ids);
-    if (!held && held.error().code == Errc::not_found && attempt < kAttemptsMax) continue;
+    if (!held && held.error().code == Errc::not_found && attempt < kReadAttemptsMax) continue;
     if (!held) return fail(std::move(held).error());
     auto reader = std::make_unique<Reader>(std::move(recovery->index), std::move(segments));
     reader->damage_ = std::move(recovery->damage);
@@ -104,13 +107,13 @@ Result<std::unique_ptr<EpochImage>> Reader::open(const std::string& vm_name, Epo
       for (const SegmentUse& use : part->uses) ids.insert(use.segment);
     }
     auto held = segments_->hold({ids.begin(), ids.end()});
-    if (!held && held.error().code == Errc::not_found && attempt < kAttemptsMax) continue;
+    if (!held && held.error().code == Errc::not_found && attempt < kReadAttemptsMax) continue;
     if (!held) {
       return fail(std::move(held).error().with_context(
           fmt::format("epoch {} of VM '{}' cannot be read", epoch.value, vm_name)));
     }
-    return std::make_unique<JournalImage>(SegmentFiles::Owner{id, vm_name}, std::move(chain),
-                                          segments_, *std::move(held));
+    return JournalImage::open(SegmentFiles::Owner{id, vm_name}, std::move(chain), segments_,
+                              *std::move(held));
   }
 }
 

@@ -18,8 +18,10 @@ class Reader final : public ShadowReader {
  public:
   /// Scans `directory` without locking or changing it, also while a store writes there: it sees the
   /// epochs that were committed and whole by then, and no later ones. Damage is no error here, but
-  /// of the epochs that need what is damaged.
-  [[nodiscard]] static Result<std::unique_ptr<Reader>> open(const std::string& directory);
+  /// of the epochs that need what is damaged. `keys` are asked for once an encrypted epoch is
+  /// opened, and may be null.
+  [[nodiscard]] static Result<std::unique_ptr<Reader>> open(
+      const std::string& directory, std::shared_ptr<const crypt::KeySource> keys = nullptr);
   /// Beside a live store: sees what the index sees.
   Reader(std::shared_ptr<const JournalIndex> index, std::shared_ptr<const SegmentFiles> segments)
       : index_(std::move(index)), segments_(std::move(segments)) {}

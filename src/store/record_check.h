@@ -19,7 +19,8 @@ enum class LostPages {
   accepted,  ///< they are what they claim to be
 };
 
-/// Decodes a page_group and checks each page against its checksum; others pass. Errc::corrupt.
+/// Decodes a page_group and checks each page against its checksum; others pass, sealed ones too.
+/// Errc::corrupt.
 [[nodiscard]] Status check_decodes(const GoodRecord& record, LostPages lost, PageScratch& scratch);
 
 }  // namespace vmshadow::store

@@ -69,9 +69,13 @@ void RecordStream::fill(Buffer& buffer, std::size_t first) {
   buffer.sound.clear();
   for (std::size_t i = first; i < buffer.run.end; ++i) {
     const auto at = static_cast<std::size_t>(places_[i].offset().value - begin.offset().value);
-    buffer.sound.push_back(at + places_[i].record_bytes() <= read.size() &&
-                           SegmentFiles::check(places_[i], type_, owner_,
-                                               read.subspan(at, places_[i].record_bytes())));
+    std::optional<format::RecordPrefix> prefix;
+    if (at + places_[i].record_bytes() <= read.size()) {
+      const ByteSpan record = read.subspan(at, places_[i].record_bytes());
+      if (const auto sound = SegmentFiles::check(places_[i], type_, owner_, record))
+        prefix = *sound;
+    }
+    buffer.sound.push_back(prefix);
   }
 }
 
@@ -111,14 +115,15 @@ Result<ByteSpan> RecordStream::next() {
   if (current_ == nullptr || next_ == current_->run.end) take_run();
   const std::size_t i = next_++;
   const RecordPlace& place = places_[i];
-  if (current_->sound[i - current_->run.first]) {
+  if (const auto& prefix = current_->sound[i - current_->run.first]) {
     const std::uint64_t at = place.offset().value - places_[current_->run.first].offset().value;
-    return ByteSpan(current_->bytes)
-        .subspan(static_cast<std::size_t>(at), place.record_bytes())
-        .subspan(format::kRecordPrefixBytes);
+    const ByteSpan body = ByteSpan(current_->bytes)
+                              .subspan(static_cast<std::size_t>(at), place.record_bytes())
+                              .subspan(format::kRecordPrefixBytes);
+    return segments_.plain_body(place, owner_, *prefix, body, opened_);
   }
   VMSHADOW_TRY(segments_.read(place, type_, owner_, alone_));
-  return alone_.body();
+  return segments_.plain_body(place, owner_, alone_.prefix, alone_.body(), opened_);
 }
 
 }  // namespace vmshadow::store

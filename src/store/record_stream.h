@@ -9,6 +9,7 @@
 #include <condition_variable>
 #include <cstddef>
 #include <mutex>
+#include <optional>
 #include <span>
 #include <string>
 #include <thread>
@@ -29,8 +30,8 @@ class RecordStream {
   RecordStream(const RecordStream&) = delete;
   RecordStream& operator=(const RecordStream&) = delete;
 
-  /// The next record's body, checked, valid until the next call; there must be one. Errors as
-  /// SegmentFiles::read().
+  /// The next record's plain body, checked, valid until the next call; there must be one. Errors as
+  /// SegmentFiles::read() and plain_body().
   [[nodiscard]] Result<ByteSpan> next();
 
  private:
@@ -53,7 +54,8 @@ class RecordStream {
   struct Buffer {
     Run run;
     std::vector<std::byte> bytes;
-    std::vector<bool> sound;  ///< by record: it is in `bytes`, and as expected
+    /// By record: its prefix, if it is in `bytes`, and as expected.
+    std::vector<std::optional<format::RecordPrefix>> sound;
   };
   [[nodiscard]] Run run_from(std::size_t first) const;
   void announce();
@@ -76,6 +78,7 @@ class RecordStream {
   std::size_t next_ = 0;
   Buffer* current_ = nullptr;
   SegmentFiles::Record alone_;
+  std::vector<std::byte> opened_;
 
   std::array<Buffer, kBuffers> buffers_;  ///< used in turn
   std::mutex mutex_;

@@ -167,6 +167,13 @@ void recover_segment(SegmentId segment, const ByteSource& source, bool is_last,
 
 namespace {
 
+/// How many pages a record of a skeleton holds, if it is a plain group.
+std::size_t pages_of(const format::RecordPrefix& prefix, ByteSpan front) {
+  if (prefix.head.type != RecordType::page_group) return 0;
+  const auto group = format::decode_page_group_keys(front);
+  return group ? group->page_count : 0;
+}
+
 /// One segment's file and what its head says.
 struct OpenSegment {
   StoreDirectory::SegmentFile where;
@@ -331,7 +338,7 @@ void Recoverer::scan(const OpenSegment& segment, const SkeletonOutcome& skeleton
           damage.vm_name = index_->name_of(prefix.head.vm);
           damage.epoch = prefix.head.epoch;
           recovery_.damaged_places.push_back(
-              RecordPlace::at({id, SegmentOffset{offset}}, prefix.body_bytes, prefix.head.epoch));
+              RecordPlace::of({id, SegmentOffset{offset}}, prefix, pages_of(prefix, front)));
           sink.add({id, SegmentOffset{offset}}, prefix, front);
         });
     if (!found || !lost.visited) note(id, region.offset, region.end - region.offset, region.what);
@@ -511,7 +518,7 @@ Result<Recovery> Recoverer::run() {
 }
 
 /// How often reading starts over because a live store changed its segments meanwhile.
-constexpr int kAttemptsMax = 20;
+constexpr int kRecoveryAttemptsMax = 20;
 
 /// Files' times tick more coarsely than writes come.
 constexpr std::chrono::milliseconds kTimeTick{20};
@@ -572,7 +579,7 @@ Result<Recovery> recover(const StoreDirectory& directory, const ScanHooks& hooks
   for (int attempt = 1;; ++attempt) {
     VMSHADOW_ASSIGN(const Sight before, look(directory));
     auto recovery = recover_once(directory, hooks);
-    if (attempt == kAttemptsMax) return recovery;
+    if (attempt == kRecoveryAttemptsMax) return recovery;
     if (!recovery) {
       if (recovery.error().code == Errc::not_found) continue;
       return recovery;

@@ -79,6 +79,17 @@ Status SegmentFiles::read(const RecordPlace& place, format::RecordType type, con
   return {};
 }
 
+Result<ByteSpan> SegmentFiles::plain_body(const RecordPlace& place, const Owner& owner,
+                                          const format::RecordPrefix& prefix, ByteSpan body,
+                                          std::vector<std::byte>& opened) const {
+  if (!place.sealed()) return body;
+  if (auto status = keys_->open(owner.name, prefix, body, opened); !status) {
+    if (status.error().code != Errc::corrupt) return fail(std::move(status).error());
+    return fail(damaged(place, owner, std::move(status).error().message));
+  }
+  return ByteSpan(opened);
+}
+
 Result<format::RecordPrefix> SegmentFiles::check(const RecordPlace& place, format::RecordType type,
                                                  const Owner& owner, ByteSpan bytes) {
   if (bytes.size() < place.record_bytes()) {
@@ -86,7 +97,8 @@ Result<format::RecordPrefix> SegmentFiles::check(const RecordPlace& place, forma
   }
   const auto prefix = format::decode_prefix(bytes);
   if (!prefix) return fail(damaged(place, owner, prefix.error().message));
-  if (prefix->body_bytes != place.body_bytes() || prefix->head.type != type ||
+  const auto stored = place.sealed() ? format::sealed_type(type) : type;
+  if (prefix->body_bytes != place.body_bytes() || prefix->head.type != stored ||
       prefix->head.epoch != place.epoch() || prefix->head.vm != owner.id) {
     return fail(damaged(place, owner, "another record stands where the index expects one"));
   }

@@ -12,6 +12,7 @@
 
 #include "base/unique_fd.h"
 #include "format/record.h"
+#include "store/keyring.h"
 #include "store/record_place.h"
 #include "store/segment_catalog.h"
 
@@ -19,10 +20,12 @@ namespace vmshadow::store {
 
 class SegmentFiles {
  public:
-  explicit SegmentFiles(std::shared_ptr<const SegmentCatalog> catalog)
-      : catalog_(std::move(catalog)) {}
+  /// `keys` open sealed records.
+  SegmentFiles(std::shared_ptr<const SegmentCatalog> catalog, std::shared_ptr<const Keyring> keys)
+      : catalog_(std::move(catalog)), keys_(std::move(keys)) {}
 
   [[nodiscard]] const SegmentCatalog& catalog() const { return *catalog_; }
+  [[nodiscard]] const Keyring& keys() const { return *keys_; }
 
   /// Opened files stay readable, even once the store has archived and removed them.
   using Hold = std::vector<std::shared_ptr<const UniqueFd>>;
@@ -43,8 +46,9 @@ class SegmentFiles {
     }
   };
   /// Reads a record into `record` (its buffer is used again) and checks it against its checksums
-  /// and what is expected of it. Errc::corrupt names segment, offset, VM and epoch; so does what
-  /// the disk says if it cannot be read at all (Errc::io).
+  /// and what is expected of it: its type, which may be sealed if `place` says so. Errc::corrupt
+  /// names segment, offset, VM and epoch; so does what the disk says if it cannot be read at all
+  /// (Errc::io).
   [[nodiscard]] Status read(const RecordPlace& place, format::RecordType type, const Owner& owner,
                             Record& record) const;
   /// Reads from `offset` until `out` is full or the segment ends; returns the bytes read. Nothing
@@ -62,6 +66,11 @@ class SegmentFiles {
   /// What was counted since this was called last.
   [[nodiscard]] Reads take_reads() const;
 
+  /// The plain body of a record that passed those checks: its own, or what it was before it was
+  /// sealed, in `opened`. Errors as Keyring::open(), Errc::corrupt with the place.
+  [[nodiscard]] Result<ByteSpan> plain_body(const RecordPlace& place, const Owner& owner,
+                                            const format::RecordPrefix& prefix, ByteSpan body,
+                                            std::vector<std::byte>& opened) const;
   /// The checks of read() on `bytes`, which were read from `place`.
   [[nodiscard]] static Result<format::RecordPrefix> check(const RecordPlace& place,
                                                           format::RecordType type,
@@ -72,6 +81,7 @@ class SegmentFiles {
   [[nodiscard]] Result<std::shared_ptr<const UniqueFd>> file(SegmentId id) const;
 
   const std::shared_ptr<const SegmentCatalog> catalog_;
+  const std::shared_ptr<const Keyring> keys_;
   mutable std::mutex mutex_;
   mutable std::map<SegmentId, std::weak_ptr<const UniqueFd>> open_;
   /// At most kOpenMax.

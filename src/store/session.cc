@@ -36,27 +36,38 @@ Result<std::unique_ptr<EpochImage>> Session::base() const {
   if (next_epoch_ == Epoch{0}) {
     return fail(Errc::not_found, fmt::format("no epoch of VM '{}' was committed yet", vm_name_));
   }
-  return ground_.reader.open(vm_name_, Epoch{next_epoch_.value - 1});
+  const Epoch newest{next_epoch_.value - 1};
+  VMSHADOW_ASSIGN(const auto chain, ground_.index.chain(vm_name_, newest));
+  const auto key = ground_.keys ? std::optional(ground_.keys->front().id()) : std::nullopt;
+  for (const EpochIndexPtr& part : chain) {
+    if (part->key_id == key) continue;
+    return fail(Errc::unsupported,
+                fmt::format("epoch {} of VM '{}' is not encrypted as its next ones shall be",
+                            part->info.epoch.value, vm_name_));
+  }
+  return ground_.reader.open(vm_name_, newest);
 }
 
 void Session::may_build_on_base() {
   VMSHADOW_ASSERT(!open_ && machine_ == nullptr);
-  if (const auto chain = ground_.index.chain(vm_name_, Epoch{next_epoch_.value - 1})) {
-    base_ = chain->back();
+  if (const auto image = base()) {
+    base_.emplace(Base{(*image)->info().generation,
+                       std::make_shared<const MachineDescription>((*image)->machine())});
   }
 }
 
 void Session::choose_label(ByteSpan record) {
-  const EpochIndexPtr base = std::exchange(base_, nullptr);
-  if (base == nullptr || record.size() < format::kRecordPrefixBytes) return;
+  const std::optional<Base> base = std::exchange(base_, std::nullopt);
+  if (!base || record.size() < format::kRecordPrefixBytes) return;
   const auto prefix = format::decode_prefix(record);
-  if (!prefix || prefix->head.generation != base->info.generation) return;
-  label_ = base->info.generation;
+  if (!prefix || prefix->head.generation != base->generation) return;
+  label_ = base->generation;
   machine_ = base->machine;
 }
 
 void Session::open_epoch() {
   open_.emplace(machine_);
+  if (ground_.keys != nullptr) open_->sealer.emplace(ground_.keys);
   open_->in_log = std::make_shared<EpochInLog>();
   open_->in_log->head = {RecordType::commit, 0, vm_, label_, next_epoch_};
   open_->in_log->vm_name = vm_name_;
@@ -96,7 +107,14 @@ Status Session::take(ByteSpan record) {
       return fail(Errc::protocol, "a page_group without its pages: only a store makes such");
     }
   }
-  VMSHADOW_ASSIGN(const Placing placing, open_->tally.add(prefix, body));
+  if (format::is_sealed(prefix.head.type)) {
+    return fail(Errc::protocol, "an encrypted record: only a store makes such");
+  }
+  VMSHADOW_ASSIGN(Placing placing, open_->tally.add(prefix, body));
+  if (open_->sealer) {
+    VMSHADOW_ASSIGN(record, open_->sealer->add(prefix, record));
+    placing.sealed = format::is_sealable(prefix.head.type);
+  }
   if (open_->piece.bytes.capacity() == 0) {
     open_->piece = ground_.log.new_piece(ground_.piece_bytes + kPieceSlackBytes);
   }
@@ -151,13 +169,29 @@ Result<CommitReceipt> Session::finish(ByteSpan end_record) {
          fmt::format("a full epoch must hold every page, but it holds {} of {}", pages.page_count(),
                      tally.machine()->layout.total_bytes() / kPageBytes)});
   }
-  open_->piece.add(end_record, {});
-  auto committed = ground_.log.commit(open_->in_log, std::move(open_->piece), tally.chain());
+  const std::optional<EpochSealer>& sealer = open_->sealer;
+  open_->piece.add(sealer ? open_->sealer->end(*prefix, *summary) : end_record, {});
+  auto committed = ground_.log.commit(open_->in_log, std::move(open_->piece),
+                                      sealer ? sealer->chain() : tally.chain());
   if (!committed) return refused(std::move(committed).error());
+  add_to_index(*summary, std::move(pages), committed->recorded_wall);
+  ground_.log.indexed(open_->in_log);
+  next_epoch_ = next_epoch_.next();
+  return committed->receipt;
+}
 
+void Session::add_to_index(const format::EpochSummary& summary, PageTable pages,
+                           WallTime committed) {
+  const EpochTally& tally = open_->tally;
   auto epoch = std::make_shared<EpochIndex>();
-  epoch->info = make_epoch_info(next_epoch_, label_, tally, &*summary, committed->recorded_wall);
+  epoch->info = make_epoch_info(next_epoch_, label_, tally, &summary, committed);
   epoch->machine = machine_ = tally.machine();
+  if (open_->sealer) {
+    // The index knows what it would know after a restart, without the key.
+    epoch->machine = nullptr;
+    epoch->key_id = open_->sealer->key_id();
+    epoch->info.stored_bytes += open_->sealer->record_bytes() - tally.record_bytes();
+  }
   epoch->pages = std::move(pages);
   epoch->places = std::move(open_->in_log->places);
   epoch->places.groups.shrink_to_fit();
@@ -165,9 +199,6 @@ Result<CommitReceipt> Session::finish(ByteSpan end_record) {
   if (!epoch->info.full) epoch->previous = Epoch{next_epoch_.value - 1};
   set_uses(*epoch);
   ground_.index.add_epoch(vm_, std::move(epoch));
-  ground_.log.indexed(open_->in_log);
-  next_epoch_ = next_epoch_.next();
-  return committed->receipt;
 }
 
 void Session::abandon() {

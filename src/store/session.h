@@ -6,7 +6,7 @@
 //     └────────────────┘
 //
 // At most one piece of the open epoch is held here, whatever the epoch's size; its page table (12
-// bytes a page) is built on the way.
+// bytes a page) is built on the way. Of a VM that has a key nothing of the guest leaves here plain.
 #pragma once
 
 #include <functional>
@@ -16,6 +16,8 @@
 
 #include <vmshadow/epoch_sink.h>
 
+#include "crypt/vm_key.h"
+#include "store/epoch_sealer.h"
 #include "store/epoch_tally.h"
 #include "store/journal_index.h"
 #include "store/log_writer.h"
@@ -30,6 +32,7 @@ class Session final : public EpochSession {
     JournalIndex& index;
     const ShadowReader& reader;
     std::size_t piece_bytes;
+    crypt::VmKeysPtr keys;         ///< epochs are sealed with the first; null: stored as they come
     std::function<void()> closed;  ///< called by the destructor, once
   };
   Session(Ground ground, std::string vm_name, Generation generation, Epoch next_epoch);
@@ -44,9 +47,15 @@ class Session final : public EpochSession {
   void abandon() override;
 
  private:
+  /// What the first epoch may build on.
+  struct Base {
+    Generation generation;
+    MachinePtr machine;
+  };
   struct OpenEpoch {
     explicit OpenEpoch(MachinePtr machine) : tally(std::move(machine)) {}
-    EpochTally tally;
+    EpochTally tally;  ///< of what the peer sends
+    std::optional<EpochSealer> sealer;
     LogPiece piece;
     EpochInLogPtr in_log;
     std::optional<Error> failure;
@@ -57,6 +66,7 @@ class Session final : public EpochSession {
   /// Settles, at the session's first record, what its epochs build on.
   void choose_label(ByteSpan record);
   void open_epoch();
+  void add_to_index(const format::EpochSummary& summary, PageTable pages, WallTime committed);
   [[nodiscard]] std::string epoch_text() const;
 
   Ground ground_;
@@ -67,7 +77,7 @@ class Session final : public EpochSession {
   /// What its records are labelled with: the generation of the full epoch they build on.
   Generation label_;
   MachinePtr machine_;  ///< of that epoch; null before there is one
-  EpochIndexPtr base_;  ///< what the first epoch may build on
+  std::optional<Base> base_;
   std::optional<OpenEpoch> open_;
 };
 

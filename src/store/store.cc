@@ -9,6 +9,7 @@
 
 #include "base/assert.h"
 #include "store/directory.h"
+#include "store/keyring.h"
 #include "store/reader.h"
 #include "store/recovery.h"
 #include "store/segment_catalog.h"
@@ -28,6 +29,7 @@ struct Store::State {
   std::unique_ptr<io::FileSystem> log_files;
   std::shared_ptr<SegmentCatalog> catalog;
   std::shared_ptr<JournalIndex> index;
+  std::shared_ptr<Keyring> keys;
   std::shared_ptr<SegmentFiles> segments;
   std::unique_ptr<Reader> reader;  ///< the sessions'
   std::uint64_t generation_slack{};
@@ -43,7 +45,36 @@ struct Store::State {
     live.erase(vm);
   }
   [[nodiscard]] std::vector<std::byte> opening(SegmentId id) const;
+  /// What a session of the VM seals with; null: nothing.
+  [[nodiscard]] Result<crypt::VmKeysPtr> session_keys(const VmId& vm, const std::string& name);
 };
+
+/// No VM whose epochs are encrypted goes on in plain, nor under a key that its newest epochs are
+/// not sealed with: whoever restores it expects them to be.
+Result<crypt::VmKeysPtr> Store::State::session_keys(const VmId& vm, const std::string& name) {
+  const std::vector<EpochIndexPtr> epochs = index->epochs(vm);
+  const auto sealed = std::find_if(epochs.rbegin(), epochs.rend(),
+                                   [](const EpochIndexPtr& epoch) { return epoch->key_id; });
+  if (!keys->has_source() && sealed == epochs.rend()) return crypt::VmKeysPtr();
+  auto fetched = keys->fetch(vm, name);
+  if (sealed == epochs.rend()) {
+    if (fetched) keys->set(vm, *fetched);
+    return fetched;
+  }
+  if (!fetched) return fail(missing_key(std::move(fetched).error(), name));
+  const format::KeyId& needed = *(*sealed)->key_id;
+  if (crypt::find_key(**fetched, needed) != nullptr) {
+    keys->set(vm, *fetched);
+    return fetched;
+  }
+  return fail(wrong_key(
+      fmt::format(
+          "epoch {} is sealed with the key {}, and the one given is {} (to change keys, put "
+          "the new one on the first line and keep the old one below it)",
+          (*sealed)->info.epoch.value, format::key_id_text(needed),
+          format::key_id_text((*fetched)->front().id())),
+      name));
+}
 
 /// What a journal segment begins with: the segments there are, and the state of each VM.
 std::vector<std::byte> Store::State::opening(SegmentId id) const {
@@ -152,7 +183,8 @@ Result<std::unique_ptr<Store>> Store::open(const std::string& path, const Clock&
   state->log_files = std::move(log_files);
   state->catalog = recovery.catalog;
   state->index = recovery.index;
-  state->segments = std::make_shared<SegmentFiles>(state->catalog);
+  state->keys = std::make_shared<Keyring>(options.keys);
+  state->segments = std::make_shared<SegmentFiles>(state->catalog, state->keys);
   state->reader = std::make_unique<Reader>(state->index, state->segments);
   if (recovery.unknown_bytes > 0) {
     // Raised for all, so that each segment from now on says so: the damage may be gone tomorrow.
@@ -193,6 +225,12 @@ Result<std::unique_ptr<EpochSession>> Store::open_session(const std::string& vm_
                                             vm_name, held->second));
     }
   }
+  auto keys = state->session_keys(vm, vm_name);
+  if (!keys) {
+    state->release(vm);
+    return fail(
+        std::move(keys).error().with_context(fmt::format("no session for VM '{}'", vm_name)));
+  }
   const Generation newest = state->index->generation_of(vm);
   // Of a VM that was never heard of, all that was may have been in what is lost.
   const std::uint64_t slack = newest == Generation{} ? state->generation_slack : 0;
@@ -206,8 +244,9 @@ Result<std::unique_ptr<EpochSession>> Store::open_session(const std::string& vm_
         std::move(granted).error().with_context(fmt::format("no session for VM '{}'", vm_name)));
   }
   // The session's end lets go of the state, and of the whole store if it was the last.
-  Session::Ground ground{*state->log, *state->index, *state->reader, state->options.piece_bytes,
-                         [state, vm] { state->release(vm); }};
+  Session::Ground ground{*state->log,      *state->index,
+                         *state->reader,   state->options.piece_bytes,
+                         *std::move(keys), [state, vm] { state->release(vm); }};
   return std::make_unique<Session>(std::move(ground), vm_name, generation,
                                    state->index->next_epoch(vm));
 }
@@ -293,6 +332,9 @@ StoreStats Store::stats() const {
   stats.moved_bytes = figures.moved_bytes;
   stats.scrubbed_bytes = figures.scrubbed_bytes;
   stats.scrub_rounds = figures.scrub_rounds;
+  stats.salvaged_pages = figures.salvaged_pages;
+  stats.repaired_pages = figures.repaired_pages;
+  stats.lost_pages = figures.lost_pages;
   const auto segments = state.catalog->all();
   const auto& tiers = state.catalog->directory().tiers();
   for (const TierKind kind : {TierKind::ssd, TierKind::hdd}) {

@@ -16,6 +16,7 @@
 #include <vmshadow/result.h>
 #include <vmshadow/shadow_reader.h>
 
+#include "crypt/key_source.h"
 #include "io/append_file.h"
 #include "store/damage.h"
 #include "store/log_writer.h"
@@ -35,6 +36,9 @@ struct StoreOptions {
   RetentionPolicy retention;  ///< of VMs that have none of their own
   MaintenanceOptions maintenance;
   bool background_maintenance = true;  ///< else only maintain() does it
+  /// Where VMs' keys are. If it is set, no VM is taken without one, and its epochs are encrypted
+  /// before they are written. Null: none is, and a VM that has encrypted epochs is not taken.
+  std::shared_ptr<const crypt::KeySource> keys;
 };
 
 /// Makes a FileSystem for each of the store's threads that write.

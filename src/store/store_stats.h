@@ -35,6 +35,9 @@ struct StoreStats {
   std::uint64_t moved_bytes{};     ///< of those, by draining, compaction and moves between tiers
   std::uint64_t scrubbed_bytes{};  ///< read again and checked since then
   std::uint64_t scrub_rounds{};    ///< how often all of it was
+  std::uint64_t salvaged_pages{};  ///< of damaged groups that were rewritten: whole all the same
+  std::uint64_t repaired_pages{};  ///< taken from another copy in the store
+  std::uint64_t lost_pages{};      ///< of which there was none
   std::uint64_t journal_segments{};
   std::uint64_t archive_segments{};
 };

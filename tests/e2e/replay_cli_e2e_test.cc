@@ -11,6 +11,7 @@
 #include <fstream>
 
 #include "app/control_socket.h"
+#include "crypt/key_directory.h"
 #include "format/journal.h"
 #include "format/record.h"
 #include "io/append_file.h"
@@ -39,9 +40,11 @@ std::vector<std::string> names_in(const std::string& folder) {
 class ReplayCli : public ::testing::Test {
  protected:
   /// "web1" with epochs 0 (full), 1 and 2 of `ram_pages` pages, most of them zero.
-  void make_store(std::uint64_t ram_pages = 64, std::uint64_t data_pages = 3) {
+  void make_store(std::uint64_t ram_pages = 64, std::uint64_t data_pages = 3,
+                  const store::StoreOptions& options = {}) {
     auto opened = must(store::Store::open(
-        store(), system_clock(), [] { return io::make_file_system(io::FileBackend::syscalls); }));
+        store(), system_clock(), [] { return io::make_file_system(io::FileBackend::syscalls); },
+        options));
     auto session = must(opened->open_session("web1", "a test"));
     EpochMaker maker("web1", ram_pages);
     std::vector<EpochMaker::PageWrite> writes;
@@ -173,6 +176,50 @@ TEST_F(ReplayCli, VerifyIsQuickOrDeep) {
   EXPECT_EQ(damaged["damaged"][0]["epoch"], 1);
   EXPECT_EQ(damaged["damaged"][0]["vm"], "web1");
   expect_fails({"verify", "--deep"}, {file, "offset " + std::to_string(offset), "epoch 1 of VM"});
+}
+
+// ---- encryption
+
+TEST_F(ReplayCli, EncryptedEpochsNeedTheirKey) {
+  fs::create_directory(path("keys"));
+  const auto write_key = [&](char digit, ::mode_t mode = 0600) {
+    std::ofstream(path("keys/web1.key")) << std::string(64, digit) << '\n';
+    ASSERT_EQ(::chmod(path("keys/web1.key").c_str(), mode), 0);
+  };
+  write_key('a');
+  store::StoreOptions options;
+  options.keys = std::make_shared<crypt::KeyDirectory>(path("keys"));
+  make_store(64, 3, options);
+
+  EXPECT_EQ(replay_json({"list", "web1"})["vms"][0]["epochs"][2]["encrypted"], true);
+  EXPECT_THAT(replay({"list", "web1"}).out, HasSubstr("  encrypted"));
+  const std::vector<std::string> lost = {"VM 'web1' has no key",
+                                         "without their key nobody can read them"};
+  expect_fails({"show", "web1"}, lost);
+  const Ran quick = replay({"verify"});
+  EXPECT_TRUE(quick.status.success()) << quick.err;
+  EXPECT_THAT(quick.out, HasSubstr("encrypted epochs of VM 'web1' were not opened"));
+  expect_fails({"verify", "--deep"}, {"pages of 1 VM(s) were not read", lost[0]});
+
+  const std::vector<std::string> keys = {"--keys", path("keys")};
+  const auto with = [](std::vector<std::string> args, const std::vector<std::string>& more) {
+    args.insert(args.end(), more.begin(), more.end());
+    return args;
+  };
+  EXPECT_EQ(replay_json(with({"show", "web1"}, keys))["machine"]["ram_blocks"][0]["pages"], 64);
+  EXPECT_EQ(replay_json(with({"diff", "web1", "0", "1"}, keys))["pages_differing"], 3);
+  EXPECT_EQ(replay_json(with({"verify", "--deep"}, keys))["unopened"], Json::object());
+  const std::string print = "cat " + path("keys") + "/\"$VMSHADOW_VM\".key;:";
+  const Ran exported = replay({"export", "web1", "--epoch", "1", "--format", "raw", "--out",
+                               path("raw"), "--key-command", print});
+  EXPECT_TRUE(exported.status.success()) << exported.err;
+  expect_fails(with(with({"show", "web1"}, keys), {"--key-command", print}), {"excludes"}, 2);
+
+  write_key('b');
+  expect_fails(with({"show", "web1"}, keys),
+               {"the key of VM 'web1' is wrong", "it was sealed with the key"});
+  write_key('a', 0644);
+  expect_fails(with({"show", "web1"}, keys), {"(mode 0644)", "chmod 600"});
 }
 
 // ---- export

@@ -1,5 +1,6 @@
 // What can happen to a store while it keeps a real VM's epochs: killed, stopped, its directory
 // full, read-only, of another version, locked, none at all; its address taken.
+#include <fmt/format.h>
 #include <nlohmann/json.hpp>
 #include <poll.h>
 #include <sys/mount.h>
@@ -9,6 +10,7 @@
 #include <fstream>
 #include <random>
 
+#include "format/journal.h"
 #include "support/fault_rig.h"
 #include "support/prerequisite.h"
 
@@ -54,6 +56,36 @@ Ran run_store(const std::string& directory, const std::string& listen = "127.0.0
 void expect_store_refuses(const Ran& ran, const std::vector<std::string>& words) {
   EXPECT_EQ(ran.status.code, 1) << ran.err;
   expect_sentence(ran.err, "vmshadow-store", words);
+}
+
+TEST(StoreFaults, EncryptedEpochsNeedTheirKeyAndComeBackExactly) {
+  VMSHADOW_REQUIRE(guest_available({}));
+  FaultRig rig;
+  const std::string keys = rig.path("keys");
+  fs::create_directory(keys);
+  const std::string key = keys + "/vm1.key";
+  std::ofstream(key) << std::string(64, '5') << '\n';
+  fs::permissions(key, fs::perms::owner_read);
+  {
+    StoreProgram store = must(StoreProgram::start(rig.store_directory(), {"--keys", keys}));
+    SidecarProgram sidecar = rig.protect(store.address());
+    EXPECT_EQ(must(sidecar.stop()).text(), "exit code 0") << sidecar.messages();
+    EXPECT_EQ(must(store.stop()).text(), "exit code 0") << store.messages();
+  }
+  const auto restored = must(RestoredGuest::restore(
+      {rig.store_directory(), "vm1", "latest", rig.guest().places(), {}, keys}));
+  const WitnessVerdict verdict =
+      must(judge(rig.store_directory(), "vm1", rig.guest().witness(), *restored, 20, keys));
+  EXPECT_TRUE(verdict.continues_exactly()) << verdict.text();
+  const auto without = RestoredGuest::restore(rig.store_directory(), "vm1", "latest", rig.guest());
+  ASSERT_FALSE(without);
+  EXPECT_THAT(without.error().message, ::testing::HasSubstr("VM 'vm1' has no key"));
+
+  // No silent fall-back to plain.
+  const StoreProgram plain = must(StoreProgram::start(rig.store_directory()));
+  SidecarProgram refused = must(SidecarProgram::start(rig.config(plain.address())));
+  expect_end(refused, 1, {"VM 'vm1' has no key", "nobody can read them"});
+  rig.expect_runs_on();
 }
 
 TEST(StoreFaults, KilledInMidEpochLosesNothingThatItAcknowledged) {
@@ -145,12 +177,14 @@ TEST(StoreFaults, StoreOfANewerFormatIsLeftAlone) {
     text.assign(std::istreambuf_iterator<char>(file), {});
   }
   std::string newer = text;
-  const std::size_t version = newer.find(" 2\n");
+  const std::string known = fmt::format(" {}\n", format::kStoreVersion);
+  const std::size_t version = newer.find(known);
   ASSERT_NE(version, std::string::npos) << text;
-  newer.replace(version, 3, " 7\n");
+  newer.replace(version, known.size(), " 77\n");
   std::ofstream(identity) << newer;
-  const std::vector<std::string> words{"'" + identity + "'", "store version 7",
-                                       "this program knows 2", "use a newer vmshadow"};
+  const std::vector<std::string> words{"'" + identity + "'", "store version 77",
+                                       fmt::format("this program knows {}", format::kStoreVersion),
+                                       "use a newer vmshadow"};
   expect_store_refuses(run_store(directory), words);
   const Ran listed =
       must(run_program({program_path("shadow-replay"), "--store", directory, "list"}));

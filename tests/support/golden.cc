@@ -1,5 +1,6 @@
 #include "support/golden.h"
 
+#include "crypt/sealed_record.h"
 #include "format/epoch_records.h"
 #include "format/journal.h"
 #include "format/skeleton.h"
@@ -105,7 +106,27 @@ std::vector<Bytes> epoch_records(std::uint64_t& chain) {
   return records;
 }
 
+/// A plain golden record sealed with the golden key and the nonce 80 81 82 … 97.
+Bytes sealed(const Bytes& plain) {
+  const Bytes bytes = golden_key();
+  const auto secret = crypt::SecretKey::copy_of(ByteSpan(bytes).first<crypt::kKeyBytes>());
+  const auto key = crypt::VmKey::derive(*secret, vm_id("web1"));
+  crypt::Nonce nonce;
+  for (std::size_t i = 0; i < nonce.size(); ++i) nonce[i] = static_cast<std::byte>(0x80 + i);
+  const auto prefix = format::decode_prefix(plain);
+  Bytes out;
+  crypt::seal_record(*key, nonce, prefix->head, ByteSpan(plain).subspan(format::kRecordPrefixBytes),
+                     out);
+  return out;
+}
+
 }  // namespace
+
+std::vector<std::byte> golden_key() {
+  std::vector<std::byte> key;
+  for (std::size_t i = 0; i < crypt::kKeyBytes; ++i) key.push_back(static_cast<std::byte>(i));
+  return key;
+}
 
 std::map<std::string, std::vector<std::byte>> golden_files() {
   std::map<std::string, Bytes> files;
@@ -118,6 +139,9 @@ std::map<std::string, std::vector<std::byte>> golden_files() {
   files["zero_pages.bin"] = epoch[3];
   files["device_state.bin"] = epoch[4];
   files["epoch_end.bin"] = epoch[5];
+  files["sealed_machine.bin"] = sealed(epoch[0]);
+  files["sealed_page_group.bin"] = sealed(epoch[2]);
+  files["sealed_device_state.bin"] = sealed(epoch[4]);
   const WallTime wall{1'700'000'000'004'000'000};
   files["commit.bin"] =
       record(RecordType::commit, 0, body_of(format::Commit{wall, chain, durable}));

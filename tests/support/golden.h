@@ -13,4 +13,7 @@ namespace vmshadow::test {
 /// By file name ("commit.bin"). Whole records with prefix; "segment.bin" is a whole small segment.
 [[nodiscard]] std::map<std::string, std::vector<std::byte>> golden_files();
 
+/// The operator's key for the sealed ones: 00 01 02 … 1f.
+[[nodiscard]] std::vector<std::byte> golden_key();
+
 }  // namespace vmshadow::test

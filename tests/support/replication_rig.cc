@@ -11,6 +11,7 @@
 #include <iterator>
 #include <sstream>
 
+#include "crypt/key_directory.h"
 #include "store/reader.h"
 
 namespace vmshadow::test {
@@ -212,6 +213,7 @@ Result<std::unique_ptr<RestoredGuest>> RestoredGuest::restore(const RestoreConfi
       "--run-dir",
       guest->directory_.path(),
       "--json"};
+  if (!config.keys.empty()) argv.insert(argv.end(), {"--keys", config.keys});
   for (const auto& setting : config.env) argv.insert(argv.end(), {"--env", setting});
   guest->timing_.asked = system_clock().monotonic();
   VMSHADOW_ASSIGN(const Ran ran, run_program(std::move(argv), kRestoreWithin));
@@ -250,9 +252,12 @@ std::string RestoredGuest::qmp_path() const { return report_->at("qmp").get<std:
 // ---- judgement
 
 Result<WitnessVerdict> judge(const std::string& store_directory, const std::string& vm,
-                             Console& primary, RestoredGuest& restored, std::size_t reports) {
+                             Console& primary, RestoredGuest& restored, std::size_t reports,
+                             const std::string& keys) {
   VMSHADOW_TRY(restored.witness().wait_for_lines(reports, io::deadline_after(kReportsWithin)));
-  VMSHADOW_ASSIGN(const auto reader, store::Reader::open(store_directory));
+  std::shared_ptr<const crypt::KeySource> source;
+  if (!keys.empty()) source = std::make_shared<crypt::KeyDirectory>(keys);
+  VMSHADOW_ASSIGN(const auto reader, store::Reader::open(store_directory, source));
   VMSHADOW_ASSIGN(const auto image, reader->open(vm, restored.epoch()));
   VMSHADOW_ASSIGN(const WitnessControl control, find_witness_control(*image));
   return judge_restore(primary.lines(), control, restored.witness().lines());

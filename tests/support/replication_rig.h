@@ -96,6 +96,7 @@ struct RestoreConfig {
   GuestPlaces original;
   /// "NAME=VALUE" for the new QEMU.
   std::vector<std::string> env;
+  std::string keys{};  ///< a directory, for encrypted epochs; empty: none
 };
 
 /// A guest brought back by `shadow-replay restore`, started from the recorded machine description
@@ -144,7 +145,8 @@ class RestoredGuest {
 /// `reports` whole lines of the restored guest, compares with what the primary had printed.
 [[nodiscard]] Result<WitnessVerdict> judge(const std::string& store_directory,
                                            const std::string& vm, Console& primary,
-                                           RestoredGuest& restored, std::size_t reports = 20);
+                                           RestoredGuest& restored, std::size_t reports = 20,
+                                           const std::string& keys = {});
 
 /// Runs a program to its end; what it printed.
 struct Ran {

@@ -183,5 +183,46 @@ TEST(PageGroupCodecTest, DamagedPayloadsNeverDecodeOutOfBounds) {
   }
 }
 
+/// Every page that is salvaged is what it was, and of a raw group all but the one that was hit are.
+TEST(PageGroupCodecTest, SalvageKeepsWhatIsWholeAndNothingElse) {
+  for (const bool compressible : {true, false}) {
+    const auto pages = compressible ? compressible_pages(16) : random_bytes(16 * kPageBytes, 3);
+    const auto body = body_of(pages);
+    const std::size_t payload_at = format::page_group_keys_bytes(16) + 16 * sizeof(le64);
+    std::size_t salvaged = 0;
+    std::size_t flips = 0;
+    for (std::size_t at = payload_at - 16 * sizeof(le64); at < body.size(); at += 61) {
+      auto damaged = body;
+      damaged[at] ^= static_cast<std::byte>(1u << at % 8);
+      const auto group = format::decode_page_group(damaged);
+      ASSERT_TRUE(group) << at;
+      std::vector<std::byte> out(pages.size());
+      const std::uint16_t whole = salvage_pages(*group, out);
+      for (std::size_t slot = 0; slot < 16; ++slot) {
+        if ((whole >> slot & 1) == 0) continue;
+        ++salvaged;
+        ASSERT_TRUE(std::equal(out.begin() + slot * kPageBytes,
+                               out.begin() + (slot + 1) * kPageBytes,
+                               pages.begin() + slot * kPageBytes))
+            << "byte " << at << " page " << slot;
+      }
+      if (at < payload_at) {
+        const std::size_t slot = (at + 16 * sizeof(le64) - payload_at) / sizeof(le64);
+        EXPECT_EQ(whole, 0xffff & ~(1u << slot)) << "checksum " << slot;
+      } else if (!compressible) {
+        EXPECT_EQ(whole, 0xffff & ~(1u << (at - payload_at) / kPageBytes)) << at;
+      }
+      ++flips;
+    }
+    ASSERT_GT(flips, 100u);
+    // lz4 refers back: what is lost there loses what was made of it.
+    EXPECT_GT(salvaged, compressible ? flips : 14 * flips);
+    const auto group = format::decode_page_group(body);
+    std::vector<std::byte> out(pages.size());
+    EXPECT_EQ(salvage_pages(*group, out), 0xffff);
+    EXPECT_EQ(out, pages);
+  }
+}
+
 }  // namespace
 }  // namespace vmshadow::delta

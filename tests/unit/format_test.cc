@@ -282,9 +282,9 @@ TEST(SegmentHeadTest, RoundTripsAndBounds) {
     std::memcpy(other.data() + 48, &sum, sizeof sum);
     return decode_segment_head(other);
   };
-  EXPECT_EQ(forged(8, 3).error().code, Errc::version);
-  EXPECT_THAT(forged(8, 3).error().message, HasSubstr("use a newer vmshadow"));
-  EXPECT_THAT(forged(8, 1).error().message, HasSubstr("use an older vmshadow"));
+  EXPECT_EQ(forged(8, kStoreVersion + 1).error().code, Errc::version);
+  EXPECT_THAT(forged(8, kStoreVersion + 1).error().message, HasSubstr("use a newer vmshadow"));
+  EXPECT_THAT(forged(8, kStoreVersion - 1).error().message, HasSubstr("use an older vmshadow"));
   EXPECT_EQ(forged(10, 3).error().code, Errc::corrupt);
   EXPECT_EQ(forged(12, 1).error().code, Errc::corrupt);
   EXPECT_EQ(forged(0, 1).error().code, Errc::corrupt);

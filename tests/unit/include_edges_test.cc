@@ -31,10 +31,11 @@ const std::map<std::string, Folders>& allowed_edges() {
         {"io", {"base"}},
         {"format", {"base"}},
         {"delta", {"base", "format"}},
+        {"crypt", {"base", "format"}},
         {"qmp", {"base", "io"}},
         {"capture", {"base", "io", "qmp"}},
         {"ship", {"base", "io", "format", "delta"}},
-        {"store", {"base", "io", "format", "delta"}},
+        {"store", {"base", "io", "format", "delta", "crypt"}},
         {"replay", {"base", "io", "qmp"}},
         {"predict", {"base"}},
         {"policy", {"base", "predict"}},
@@ -50,9 +51,11 @@ const std::map<std::string, Folders>& allowed_edges() {
 }
 
 /// A header (by prefix, or whole) and the only folder that may include it.
-const std::map<std::string, std::string> kHeaderOwners = {{"liburing", "io"}, {"lz4", "delta"}};
+const std::map<std::string, std::string> kHeaderOwners = {
+    {"liburing", "io"}, {"lz4", "delta"}, {"openssl/", "crypt"}};
 /// The same for a library in `dependencies:` of meson.build.
-const std::map<std::string, std::string> kLibraryOwners = {{"liburing", "io"}, {"lz4", "delta"}};
+const std::map<std::string, std::string> kLibraryOwners = {
+    {"liburing", "io"}, {"lz4", "delta"}, {"libcrypto", "crypt"}};
 
 /// Bytes in, bytes out: no files, no sockets.
 const Folders kPureFolders = {"delta", "format", "predict"};
