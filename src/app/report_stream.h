@@ -9,16 +9,17 @@
 #include <unistd.h>
 
 #include <cerrno>
-#include <cstdint>
 
 namespace vmshadow::app {
 
-/// A stream that writes to `fd` and never reports a failure. Fully buffered: flush it. Not closed
-/// before the program's end. Null if there is no memory.
+/// A stream that writes to `fd` (STDOUT_FILENO or STDERR_FILENO) and never reports a failure. Fully
+/// buffered: flush it. Not closed before the program's end. Null if there is no memory.
 inline std::FILE* open_report_stream(int fd) {
+  static int out = STDOUT_FILENO;
+  static int err = STDERR_FILENO;
   cookie_io_functions_t functions{};
   functions.write = [](void* cookie, const char* text, std::size_t bytes) -> ssize_t {
-    const int to = static_cast<int>(reinterpret_cast<std::intptr_t>(cookie));
+    const int to = *static_cast<const int*>(cookie);
     for (std::size_t at = 0; at < bytes;) {
       const ssize_t written = ::write(to, text + at, bytes - at);
       if (written < 0 && errno == EINTR) continue;
@@ -27,7 +28,7 @@ inline std::FILE* open_report_stream(int fd) {
     }
     return static_cast<ssize_t>(bytes);
   };
-  return ::fopencookie(reinterpret_cast<void*>(static_cast<std::intptr_t>(fd)), "w", functions);
+  return ::fopencookie(fd == STDOUT_FILENO ? &out : &err, "w", functions);
 }
 
 }  // namespace vmshadow::app

@@ -227,7 +227,7 @@ Status JournalImage::visit_data_pages(BlockIndex block, PageTable::Range range,
       wanted.push_back(
           {table.slot_at(range.begin + i).slot, {block, table.page_at(range.begin + i)}});
     }
-    const Status decoded = decode_group(place, records.next(), wanted, raw);
+    Status decoded = decode_group(place, records.next(), wanted, raw);
     if (!decoded && decoded.error().code != Errc::corrupt) return decoded;
     if (!decoded) {
       VMSHADOW_TRY(visit_damaged_group(place, wanted, decoded.error(), visit));
