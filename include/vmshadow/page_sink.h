@@ -40,7 +40,8 @@ struct PageBatch {
 struct EpochBegin {
   Epoch epoch;
   /// A full pass: every page of every block follows at least once, and no earlier epoch is needed
-  /// to restore this one. The first epoch of a generation is full.
+  /// to restore this one. The first epoch of a session is one; a sink that knows what the far side
+  /// has may ship less of it.
   bool full{};
   /// Set when `full`; outlives the call only if copied.
   const MachineDescription* machine{};

@@ -5,8 +5,9 @@
 //   └────────────────────────────────────────────────────────────────────┴──────────────┘
 //
 // A reader always goes: prefix, prefix checksum, bounds, then allocate, body checksum, parse. The
-// records of an epoch (types below 0x100) travel and rest byte for byte as the sidecar made them.
-// docs/wire-format.md and docs/store-format.md say the same in prose, with worked examples.
+// records of an epoch (types below 0x100) travel and rest byte for byte as the sidecar made them,
+// but for VMs that have a key: those rest sealed (format/sealed_record.h). docs/wire-format.md and
+// docs/store-format.md say the same in prose, with worked examples.
 #pragma once
 
 #include <cstddef>

@@ -52,9 +52,14 @@ class CadenceE2e : public testing::Test {
     const auto store = StoreProgram::start(directory.file("store"));
     ASSERT_TRUE(store) << store.error().message;
     // On a loaded machine a long pause of a greedy guest is no hang.
-    pace.insert(pace.end(), {"--epochs", std::to_string(epochs), "--pause-deadline-ms", "30000"});
-    auto sidecar = SidecarProgram::start(
-        {"vm1", (*guest)->qmp_path(), store->address(), milliseconds(0), std::move(pace)});
+    SidecarConfig how;
+    how.qmp_path = (*guest)->qmp_path();
+    how.store = store->address();
+    how.interval = milliseconds(0);
+    how.pause_deadline = std::chrono::seconds(30);
+    how.extra_args = std::move(pace);
+    how.extra_args.insert(how.extra_args.end(), {"--epochs", std::to_string(epochs)});
+    auto sidecar = SidecarProgram::start(how);
     ASSERT_TRUE(sidecar) << sidecar.error().message;
     const auto ended = sidecar->process().wait(io::deadline_after(seconds(240)));
     ASSERT_TRUE(ended) << ended.error().message << sidecar->messages();

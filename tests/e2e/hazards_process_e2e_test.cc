@@ -351,11 +351,14 @@ class Terminal {
 };
 
 /// A sidecar on `terminal`, as its controlling terminal or not.
+/// Its signals as in a shell, though the test was started with nohup.
 Process start_on(const Terminal& terminal, const FaultRig& rig, const std::string& store,
                  bool controlling) {
   ProcessOptions options;
   const std::string redirect = fmt::format("<{0} >{0} 2>{0}", terminal.path());
-  options.argv = {"sh",
+  options.argv = {"env",
+                  "--default-signal=HUP",
+                  "sh",
                   "-c",
                   fmt::format("exec setsid {} \"$@\" {}", controlling ? "--ctty" : "", redirect),
                   "sh",

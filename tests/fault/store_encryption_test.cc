@@ -83,6 +83,7 @@ class EncryptionTest : public testing::Test {
       models_[epoch.value] = maker_.image();
     }
   }
+  void ship_on_base(EpochSession& session);
   /// Every epoch that a reader with the keys lists is what was shipped; returns how many.
   std::size_t expect_images() {
     const auto reader = Reader::open(dir(), keys_);
@@ -379,6 +380,53 @@ INSTANTIATE_TEST_SUITE_P(Keys, EncryptedUpkeepTest, testing::Bool(),
                          [](const auto& keys) { return keys.param ? "Given" : "Absent"; });
 
 /// Who can write to the disk can make checksums, but no tag: what he changes or moves is refused.
+/// One epoch that adds to the newest, under that one's label.
+void EncryptionTest::ship_on_base(EpochSession& session) {
+  const auto base = session.base();
+  ASSERT_TRUE(base) << base.error().message;
+  session.may_build_on_base();
+  clock_.advance(seconds(20));
+  const Epoch epoch = session.next_epoch();
+  const auto made = maker_.make((*base)->info().generation, epoch, false, {{5, ++stamp_}, {6, 0}});
+  const auto receipt = test::ship(session, made);
+  ASSERT_TRUE(receipt) << receipt.error().message;
+  models_[epoch.value] = maker_.image();
+}
+
+TEST_F(EncryptionTest, ASessionBuildsOnEncryptedEpochsOnlyUnderTheSameKey) {
+  {
+    auto store = must_open(true);
+    ASSERT_NO_FATAL_FAILURE(ship(*attach(*store), 2));
+  }
+  for (int restart = 0; restart < 2; ++restart) {
+    auto store = must_open(true);
+    ASSERT_NO_FATAL_FAILURE(ship_on_base(*attach(*store)));
+  }
+  EXPECT_EQ(expect_images(), 4u);
+}
+
+TEST_F(EncryptionTest, WhatIsPlainIsNotBuiltOnOnceThereIsAKey) {
+  {
+    auto store = must_open(false);
+    ASSERT_NO_FATAL_FAILURE(ship(*attach(*store), 2));
+    ASSERT_NO_FATAL_FAILURE(ship_on_base(*attach(*store)));
+  }
+  auto store = must_open(true);
+  const auto session = attach(*store);
+  const auto base = session->base();
+  ASSERT_FALSE(base);
+  EXPECT_EQ(base.error().code, Errc::unsupported);
+  EXPECT_THAT(base.error().message, HasSubstr("is not encrypted as its next ones shall be"));
+  // Told all the same, it takes nothing but a full epoch.
+  session->may_build_on_base();
+  const auto made = maker_.make(Generation{1}, session->next_epoch(), false, {{5, ++stamp_}});
+  maker_.take_back();
+  EXPECT_FALSE(test::ship(*session, made));
+  session->abandon();
+  ASSERT_NO_FATAL_FAILURE(ship(*session, 1));
+  EXPECT_EQ(expect_images(), 4u);
+}
+
 TEST_F(EncryptionTest, ARecordThatWasChangedOrMovedIsDamage) {
   {
     auto store = must_open(true);

@@ -197,6 +197,11 @@ Result<WitnessVerdict> judge_restore(std::span<const ConsoleLine> primary,
   verdict.seq_committed = committed.line;
   verdict.seq_restored = has_tail || last_byte_was_out ? first - 1 : first;
   verdict.bytes_continue = starts_as_due(committed, restored.front());
+  if (!verdict.bytes_continue) {
+    verdict.bytes = fmt::format(" ({} bytes of '{}' were out{}, then came '{}')", committed.sent,
+                                committed.text, committed.line_begun ? "" : ", no line begun",
+                                restored.front().text);
+  }
   verdict.in_sequence = in_sequence(before) && in_sequence(after);
   if (!before.empty()) {
     const std::uint64_t last = before.back().sequence;
@@ -209,9 +214,9 @@ Result<WitnessVerdict> judge_restore(std::span<const ConsoleLine> primary,
 std::string WitnessVerdict::text() const {
   return fmt::format(
       "same run: {}, bad pages: {}, committed line {}, restored line {}, bytes continue: {}, "
-      "in sequence: {}, rolled back: {} lines, silence: {:.1f} ms",
+      "in sequence: {}, rolled back: {} lines, silence: {:.1f} ms{}",
       same_run, bad_pages, seq_committed, seq_restored, bytes_continue, in_sequence,
-      lines_rolled_back, std::chrono::duration<double, std::milli>(silence).count());
+      lines_rolled_back, std::chrono::duration<double, std::milli>(silence).count(), bytes);
 }
 
 WitnessRun examine_run(std::span<const WitnessReport> reports) {

@@ -81,6 +81,7 @@ struct WitnessVerdict {
   std::uint64_t seq_committed{};
   std::uint64_t seq_restored{};
   bool bytes_continue{};  ///< the restored console's first bytes are the ones due
+  std::string bytes;      ///< what was due and what came, where they are not
   bool in_sequence{};     ///< no line missing or doubled, on either console
   /// Lines the primary printed from seq_committed on: seen outside, then rolled back.
   std::uint64_t lines_rolled_back{};
