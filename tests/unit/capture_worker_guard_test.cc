@@ -41,6 +41,8 @@ class WorkerGuardTest : public testing::Test {
     const pid_t guard = ::fork();
     if (guard == 0) {
       ::prctl(PR_SET_PDEATHSIG, SIGKILL);  // a guard that never ends must not outlive the test
+      // A guard leaves alone what its caller ignores, as a shell does for what it runs with "&".
+      for (const int signal : {SIGHUP, SIGINT, SIGQUIT, SIGTERM}) ::signal(signal, SIG_DFL);
       if (std::freopen(folder_.file("words").c_str(), "a", stderr) == nullptr) ::_exit(99);
       ::_exit(run_guarded(options_, worker));
     }
