@@ -45,9 +45,11 @@ void expect_phases_cover_the_pause(const Json& line) {
     EXPECT_GT(number(phase), 0) << phase << " of " << line.dump();
   }
   if (line.at("pause_ms").is_null()) return;
-  constexpr double kRounding = 0.005;
+  // QEMU's stamps are the wall clock's, ours the monotonic one's: which is which is found by
+  // reading one behind the other, and other work may come between.
+  constexpr double kClocksApartMs = 0.2;
   EXPECT_GE(number("cut_ms") + number("ram_ms") + number("device_ms") + number("resume_ms"),
-            number("pause_ms") - kRounding)
+            number("pause_ms") - kClocksApartMs)
       << line.dump();
 }
 
