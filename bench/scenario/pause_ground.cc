@@ -21,7 +21,7 @@ constexpr std::chrono::seconds kAttachedWithin{60};
 constexpr milliseconds kAttachPoll{20};
 constexpr const char* kBenchVm = "bench-pause";
 /// Of a guard that must not end a pause that is to be measured.
-constexpr const char* kPauseDeadlineMs = "60000";
+constexpr std::chrono::seconds kPauseDeadline{60};
 
 double as_ms(std::chrono::microseconds d) { return static_cast<double>(d.count()) / 1000.0; }
 
@@ -137,10 +137,14 @@ Result<PauseSession> PauseGround::run_colo(unsigned epochs, milliseconds interva
 
 Result<test::SidecarProgram> PauseGround::start_sidecar(milliseconds interval,
                                                         std::vector<std::string> extra) {
-  extra.insert(extra.end(), {"--pause-deadline-ms", kPauseDeadlineMs});
-  VMSHADOW_ASSIGN(auto sidecar,
-                  test::SidecarProgram::start({kBenchVm, guest_->qmp_path(), store_.address(),
-                                               interval, std::move(extra)}));
+  test::SidecarConfig config;
+  config.vm = kBenchVm;
+  config.qmp_path = guest_->qmp_path();
+  config.store = store_.address();
+  config.interval = interval;
+  config.extra_args = std::move(extra);
+  config.pause_deadline = kPauseDeadline;
+  VMSHADOW_ASSIGN(auto sidecar, test::SidecarProgram::start(config));
   const auto deadline = io::deadline_after(kAttachedWithin);
   const auto attached = [&] {
     for (const auto& line : sidecar.lines()) {

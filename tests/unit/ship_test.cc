@@ -267,6 +267,7 @@ TEST_F(ShipOnBaseTest, AllIsShippedIfToldSo) {
   EXPECT_FALSE(sink_.may_build);
   ship_epoch(*shipper, Epoch{5}, true, 1);
   ASSERT_TRUE(shipper->flush(milliseconds(5000)));
+  shipper.reset();
   EXPECT_TRUE(commits_.at(0).encoded.full);
   EXPECT_EQ(head_of_first_record().generation, Generation{6});
 }
@@ -289,6 +290,7 @@ TEST_F(ShipOnBaseTest, ABaseThatCannotBeReadIsNone) {
   EXPECT_FALSE(sink_.may_build);
   ship_epoch(*shipper, Epoch{5}, true, 1);
   ASSERT_TRUE(shipper->flush(milliseconds(5000)));
+  shipper.reset();
   EXPECT_TRUE(commits_.at(0).encoded.full);
 }
 
