@@ -3,6 +3,7 @@
 #pragma once
 
 #include <algorithm>
+#include <cstddef>
 #include <cstdint>
 #include <cstdlib>
 
@@ -27,5 +28,8 @@ namespace vmshadow::test {
 [[nodiscard]] inline std::uint64_t kill_rounds() {
   return setting("VMSHADOW_KILL_ROUNDS", place_stride() > 1 ? 3 : 8);
 }
+
+/// How many VMs one store has at a time: fewer where the crash stride is a long one.
+[[nodiscard]] inline std::size_t vms_at_once() { return place_stride() > 1 ? 40 : 200; }
 
 }  // namespace vmshadow::test
