@@ -58,6 +58,7 @@ int main(int argc, char** argv) {
   double pause_budget_percent = 5;
   double cpu_budget_percent = 0;
   std::uint64_t pause_deadline_ms = 300;
+  std::uint64_t retry_most_s = 60;
   std::uint64_t epochs = 0;
   bool json = false;
   bool quiet = false;
@@ -103,6 +104,11 @@ int main(int argc, char** argv) {
   cli.add_option("--guard-qmp", options.guard_qmp_path,
                  "a second QMP monitor, for the guard alone: held open in advance, it frees even a "
                  "QEMU whose main loop is stuck");
+  cli.add_option("--retry-most-s", retry_most_s,
+                 "the longest wait before the VM is protected again, in seconds: it begins with "
+                 "1 s and doubles while no protection holds for a minute")
+      ->capture_default_str()
+      ->check(CLI::Range(std::uint64_t{1}, std::uint64_t{3600}));
   cli.add_flag("--once", options.once,
                "end when protection is lost, instead of protecting the VM again");
   cli.add_flag("--release", release,
@@ -169,6 +175,7 @@ int main(int argc, char** argv) {
   guard.monitor = options.qmp_path;
   guard.own_monitor = options.guard_qmp_path;
   guard.pause_deadline = options.pause_deadline;
+  guard.retry_most = std::chrono::seconds{retry_most_s};
   guard.once = options.once;
   guard.verbose = verbose;
   return capture::run_guarded(guard, [&](capture::GuardFlags& flags) {
