@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <cstdint>
 #include <cstdlib>
+#include <random>
 
 namespace vmshadow::test {
 
@@ -26,6 +27,17 @@ namespace vmshadow::test {
 /// How often a process is killed at random: fewer times where the crash stride is a long one.
 [[nodiscard]] inline std::uint64_t kill_rounds() {
   return setting("VMSHADOW_KILL_ROUNDS", place_stride() > 1 ? 3 : 8);
+}
+
+/// Epochs of the soak, and restores out of it: a taste here; 10000 and 50 are the whole.
+[[nodiscard]] inline std::uint64_t soak_epochs() { return setting("VMSHADOW_SOAK_EPOCHS", 150); }
+[[nodiscard]] inline std::uint64_t soak_restores() { return setting("VMSHADOW_SOAK_RESTORES", 3); }
+
+/// VMSHADOW_TEST_SEED, or one at random: to be printed, so that a failure can be repeated.
+[[nodiscard]] inline std::uint32_t draw_seed() {
+  const char* fixed = std::getenv("VMSHADOW_TEST_SEED");
+  return fixed != nullptr ? static_cast<std::uint32_t>(std::strtoul(fixed, nullptr, 10))
+                          : std::random_device{}();
 }
 
 }  // namespace vmshadow::test
