@@ -47,11 +47,11 @@ class WorkMeter {
   [[nodiscard]] Status start(test::QemuGuest& guest) {
     guest_ = &guest;
     from_ = system_clock().monotonic();
-    VMSHADOW_ASSIGN(cpu_before_, cpu_time_of(guest.process().pid()));
+    VMSHADOW_ASSIGN(cpu_before_, test::cpu_time_of(guest.process().pid()));
     return {};
   }
   [[nodiscard]] Result<GuestWork> stop() {
-    VMSHADOW_ASSIGN(const nanoseconds cpu, cpu_time_of(guest_->process().pid()));
+    VMSHADOW_ASSIGN(const nanoseconds cpu, test::cpu_time_of(guest_->process().pid()));
     const std::chrono::duration<double> passed = system_clock().monotonic() - from_;
     VMSHADOW_ASSIGN(auto reports, guest_->reports());
     std::erase_if(reports, [&](const test::WitnessReport& r) { return r.stamp < from_; });
@@ -133,12 +133,12 @@ Result<double> of_both(const test::SidecarProgram& sidecar, pid_t guard, Figure 
   return of_guard + of_worker;
 }
 Result<double> cpu_seconds_of(pid_t pid) {
-  VMSHADOW_ASSIGN(const nanoseconds used, cpu_time_of(pid));
+  VMSHADOW_ASSIGN(const nanoseconds used, test::cpu_time_of(pid));
   return std::chrono::duration<double>(used).count();
 }
 Result<double> peak_mib_of(pid_t pid) {
-  VMSHADOW_ASSIGN(const std::uint64_t bytes, peak_resident_bytes(pid));
-  return static_cast<double>(bytes) / (1 << 20);
+  VMSHADOW_ASSIGN(const test::Resident resident, test::resident_bytes(pid));
+  return static_cast<double>(resident.peak) / (1 << 20);
 }
 
 struct IdleUse {

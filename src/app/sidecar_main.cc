@@ -1,5 +1,6 @@
 // vmshadow-sidecar: protects one VM. Options to SidecarOptions, nothing else.
 #include <CLI/CLI.hpp>
+#include <malloc.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -47,6 +48,14 @@ not plug devices: stop the sidecar first. QEMU before 10.0 may end at a `migrate
 
 Exit codes: 0 stopped in order (--release: the VM runs), 1 failed or cannot be protected (the VM
 runs on), 2 usage, 3 the VM is gone.)";
+
+// What is freed shall be the system's again. By itself glibc takes the size of what was freed as a
+// hint to have the like from its heap from then on, where one small allocation behind a stream's
+// buffers keeps all of them.
+void give_back_large_allocations() {
+  constexpr int kMappedFromBytes = 128 << 10;
+  ::mallopt(M_MMAP_THRESHOLD, kMappedFromBytes);
+}
 
 }  // namespace
 
@@ -178,6 +187,7 @@ int main(int argc, char** argv) {
   guard.retry_most = std::chrono::seconds{retry_most_s};
   guard.once = options.once;
   guard.verbose = verbose;
+  give_back_large_allocations();
   return capture::run_guarded(guard, [&](capture::GuardFlags& flags) {
     app::set_up_logging("vmshadow-sidecar", verbose);
     const auto stop = app::StopSignal::create();

@@ -161,6 +161,8 @@ class Soak {
   void strike_sidecar(Fault fault);
   void stop_guard(milliseconds least, milliseconds most, bool unguarded);
   [[nodiscard]] bool wait_for_the_cut();
+  [[nodiscard]] std::chrono::nanoseconds stopped_between(MonotonicTime from,
+                                                         MonotonicTime to) const;
   void judge_silence(const WitnessReport& before, const WitnessReport& behind, Silences& found);
 
   std::mt19937 random_;
@@ -405,8 +407,22 @@ void Soak::judge_silence(const WitnessReport& before, const WitnessReport& behin
     around += fmt::format("; {:.0f} ms after its begin: {}{}", ms(strike.at - before.stamp),
                           name_of(strike.fault), strike.at_the_cut ? " at the cut" : "");
   }
-  ADD_FAILURE() << fmt::format("the guest was silent for {:.0f} ms, {:.1f} s into the run{}",
-                               ms(silence), ms(before.stamp - begun_at_) / 1000, around);
+  ADD_FAILURE() << fmt::format(
+      "the guest was silent for {:.0f} ms (stopped for {:.0f} ms of it, says QEMU), {:.1f} s into "
+      "the run{}",
+      ms(silence), ms(stopped_between(before.stamp, behind.stamp)),
+      ms(before.stamp - begun_at_) / 1000, around);
+}
+
+/// By QEMU's events.
+std::chrono::nanoseconds Soak::stopped_between(MonotonicTime from, MonotonicTime to) const {
+  std::chrono::nanoseconds stopped{};
+  for (const PauseLog::Pause& pause : pauses_.pauses()) {
+    const auto overlap =
+        std::min(to, monotonic_of(pause.resume)) - std::max(from, monotonic_of(pause.stop));
+    stopped += std::max(overlap, std::chrono::nanoseconds{});
+  }
+  return stopped;
 }
 
 // A sidecar ends because it was killed, or at its start, because the one before still leaves.
