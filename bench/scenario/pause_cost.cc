@@ -4,7 +4,6 @@
 #include <nlohmann/json.hpp>
 
 #include <algorithm>
-#include <mutex>
 #include <thread>
 
 #include "base/statistics.h"
@@ -48,11 +47,11 @@ class WorkMeter {
   [[nodiscard]] Status start(test::QemuGuest& guest) {
     guest_ = &guest;
     from_ = system_clock().monotonic();
-    VMSHADOW_ASSIGN(cpu_before_, cpu_time_of(guest.process().pid()));
+    VMSHADOW_ASSIGN(cpu_before_, test::cpu_time_of(guest.process().pid()));
     return {};
   }
   [[nodiscard]] Result<GuestWork> stop() {
-    VMSHADOW_ASSIGN(const nanoseconds cpu, cpu_time_of(guest_->process().pid()));
+    VMSHADOW_ASSIGN(const nanoseconds cpu, test::cpu_time_of(guest_->process().pid()));
     const std::chrono::duration<double> passed = system_clock().monotonic() - from_;
     VMSHADOW_ASSIGN(auto reports, guest_->reports());
     std::erase_if(reports, [&](const test::WitnessReport& r) { return r.stamp < from_; });
@@ -134,12 +133,12 @@ Result<double> of_both(const test::SidecarProgram& sidecar, pid_t guard, Figure 
   return of_guard + of_worker;
 }
 Result<double> cpu_seconds_of(pid_t pid) {
-  VMSHADOW_ASSIGN(const nanoseconds used, cpu_time_of(pid));
+  VMSHADOW_ASSIGN(const nanoseconds used, test::cpu_time_of(pid));
   return std::chrono::duration<double>(used).count();
 }
 Result<double> peak_mib_of(pid_t pid) {
-  VMSHADOW_ASSIGN(const std::uint64_t bytes, peak_resident_bytes(pid));
-  return static_cast<double>(bytes) / (1 << 20);
+  VMSHADOW_ASSIGN(const test::Resident resident, test::resident_bytes(pid));
+  return static_cast<double>(resident.peak) / (1 << 20);
 }
 
 struct IdleUse {
@@ -190,28 +189,6 @@ Result<MemoryUse> memory_use(const PauseSizes& sizes) {
 
 // ---- the guest's output
 
-/// Every pause of a guest, by the events of a monitor that is not the sidecar's.
-class PauseLog {
- public:
-  struct Pause {
-    std::chrono::microseconds stop{}, resume{};  ///< QEMU's stamps
-  };
-  void handle(const qmp::Event& event) {
-    const std::lock_guard lock(mutex_);
-    if (event.name == "STOP") stop_ = event.stamp;
-    if (event.name == "RESUME" && stop_.count() != 0) pauses_.push_back({stop_, event.stamp});
-  }
-  [[nodiscard]] std::vector<Pause> pauses() const {
-    const std::lock_guard lock(mutex_);
-    return pauses_;
-  }
-
- private:
-  mutable std::mutex mutex_;
-  std::chrono::microseconds stop_{};
-  std::vector<Pause> pauses_;
-};
-
 struct OutputGaps {
   std::vector<double> pause_ms;
   std::vector<double> gap_ms;  ///< of the same pauses
@@ -219,10 +196,8 @@ struct OutputGaps {
 };
 
 /// For each pause the silence on the console around its middle.
-OutputGaps match_gaps(const std::vector<PauseLog::Pause>& pauses,
+OutputGaps match_gaps(const std::vector<test::PauseLog::Pause>& pauses,
                       const std::vector<test::WitnessReport>& reports) {
-  // Lines carry the host's monotonic time, events its wall clock: one offset for the run.
-  const std::int64_t offset_ns = system_clock().wall().ns - system_clock().monotonic().ns;
   const auto ms_between = [](MonotonicTime from, MonotonicTime to) {
     return std::chrono::duration<double, std::milli>(to - from).count();
   };
@@ -233,8 +208,7 @@ OutputGaps match_gaps(const std::vector<PauseLog::Pause>& pauses,
   }
   gaps.spacing_ms = quantile(spacings, 0.5);
   for (const auto& pause : pauses) {
-    const auto middle = (pause.stop + pause.resume) / 2;
-    const MonotonicTime at{nanoseconds(middle).count() - offset_ns};
+    const MonotonicTime at = test::monotonic_of((pause.stop + pause.resume) / 2);
     const auto after = std::find_if(reports.begin(), reports.end(),
                                     [&](const auto& report) { return report.stamp > at; });
     if (after == reports.begin() || after == reports.end()) continue;
@@ -250,14 +224,9 @@ Result<OutputGaps> output_gaps(const PauseSizes& sizes) {
   constexpr milliseconds kEvery{100};
   VMSHADOW_ASSIGN(const auto ground,
                   PauseGround::start(bare_pause_guest("auto", kPages, kEvery, 50, 1)));
-  PauseLog log;
-  qmp::SessionOptions options;
-  options.on_event = [&log](const qmp::Event& event) { log.handle(event); };
-  VMSHADOW_ASSIGN(const auto observer,
-                  qmp::Session::connect(ground->guest().observer_qmp_path(), options));
   VMSHADOW_TRY(ground->run(Contender::vmshadow, sizes.output_epochs, kEvery));
   VMSHADOW_ASSIGN(const auto reports, ground->guest().reports());
-  auto pauses = log.pauses();
+  auto pauses = ground->pauses();
   // The first is the first pass's.
   if (!pauses.empty()) pauses.erase(pauses.begin());
   return match_gaps(pauses, reports);

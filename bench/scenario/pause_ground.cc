@@ -3,6 +3,8 @@
 #include <fmt/format.h>
 #include <nlohmann/json.hpp>
 
+#include <algorithm>
+#include <span>
 #include <thread>
 #include <utility>
 
@@ -50,6 +52,28 @@ Status take_at_interval(unsigned epochs, milliseconds interval, Take take) {
   return {};
 }
 
+/// The guest's count of its writes at a moment, between the reports around it.
+double writes_at(const std::vector<test::WitnessReport>& reports, MonotonicTime when) {
+  const auto behind = std::find_if(reports.begin(), reports.end(),
+                                   [&](const auto& report) { return report.stamp > when; });
+  if (behind == reports.begin()) return static_cast<double>(reports.front().writes);
+  const auto& before = *std::prev(behind);
+  if (behind == reports.end()) return static_cast<double>(before.writes);
+  const double part = std::chrono::duration<double>(when - before.stamp) /
+                      std::chrono::duration<double>(behind->stamp - before.stamp);
+  return static_cast<double>(before.writes) +
+         part * static_cast<double>(behind->writes - before.writes);
+}
+
+/// Between the first and the last of these cuts, per epoch; nothing from fewer than two.
+std::vector<double> written_per_epoch(std::span<const test::PauseLog::Pause> cuts,
+                                      const std::vector<test::WitnessReport>& reports) {
+  if (cuts.size() < 2 || reports.empty()) return {};
+  const double first = writes_at(reports, test::monotonic_of(cuts.front().stop));
+  const double last = writes_at(reports, test::monotonic_of(cuts.back().stop));
+  return {(last - first) / static_cast<double>(cuts.size() - 1)};
+}
+
 }  // namespace
 
 const char* name_of(Contender contender) {
@@ -70,6 +94,7 @@ void PauseSession::add(const PauseSession& other) {
   };
   append(pause_ms, other.pause_ms);
   append(pages, other.pages);
+  append(written, other.written);
   for (const auto& [phase, took] : other.phases_ms) append(phases_ms[phase], took);
 }
 
@@ -86,11 +111,28 @@ Result<std::unique_ptr<PauseGround>> PauseGround::start(const test::GuestConfig&
   VMSHADOW_TRY(guest->wait_for_reports(3, io::deadline_after(kGuestBootWithin)));
   auto directory = std::make_unique<test::TempDir>();
   VMSHADOW_ASSIGN(auto store, test::StoreProgram::start(directory->file("store")));
-  return std::unique_ptr<PauseGround>(
+  std::unique_ptr<PauseGround> ground(
       new PauseGround(config, std::move(store), std::move(directory), std::move(guest)));
+  qmp::SessionOptions options;
+  options.on_event = [log = &ground->pauses_](const qmp::Event& event) { log->handle(event); };
+  VMSHADOW_ASSIGN(ground->observer_,
+                  qmp::Session::connect(ground->guest_->observer_qmp_path(), std::move(options)));
+  return ground;
 }
 
 Result<PauseSession> PauseGround::run(Contender contender, unsigned epochs, milliseconds interval) {
+  // One of the first pass comes before those of its epochs.
+  const std::size_t cuts_before = pauses_.pauses().size() + 1;
+  VMSHADOW_ASSIGN(PauseSession session, run_session(contender, epochs, interval));
+  VMSHADOW_ASSIGN(const auto reports, guest_->reports());
+  const auto cuts = pauses_.pauses();
+  session.written =
+      written_per_epoch(std::span(cuts).subspan(std::min(cuts_before, cuts.size())), reports);
+  return session;
+}
+
+Result<PauseSession> PauseGround::run_session(Contender contender, unsigned epochs,
+                                              milliseconds interval) {
   switch (contender) {
     case Contender::floor:
       return run_floor(epochs, interval);

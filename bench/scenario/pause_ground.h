@@ -14,6 +14,8 @@
 
 #include <vmshadow/result.h>
 
+#include "qmp/session.h"
+#include "support/pause_log.h"
 #include "support/qemu_guest.h"
 #include "support/replication_rig.h"
 
@@ -31,6 +33,8 @@ inline constexpr const char* kPausePhases[] = {"request", "stop", "cut", "ram", 
 struct PauseSession {
   std::vector<double> pause_ms;  ///< STOP to RESUME on the monitor, QEMU's stamps
   std::vector<double> pages;     ///< dirty pages; none for colo, which does not say
+  /// Writes of a page per epoch, by the guest's own count: one figure a session.
+  std::vector<double> written;
   std::map<std::string, std::vector<double>> phases_ms;  ///< of vmshadow
   void add(const PauseSession& other);
 };
@@ -44,6 +48,8 @@ class PauseGround {
   /// Attaches a secondary, takes epochs at the interval until `epochs` of them count, leaves.
   [[nodiscard]] Result<PauseSession> run(Contender contender, unsigned epochs,
                                          std::chrono::milliseconds interval);
+  /// The guest's pauses so far, as another monitor reports them.
+  [[nodiscard]] std::vector<test::PauseLog::Pause> pauses() const { return pauses_.pauses(); }
   /// The sidecar on this guest; waits until it is attached.
   [[nodiscard]] Result<test::SidecarProgram> start_sidecar(std::chrono::milliseconds interval,
                                                            std::vector<std::string> extra = {});
@@ -51,6 +57,8 @@ class PauseGround {
  private:
   PauseGround(test::GuestConfig config, test::StoreProgram store,
               std::unique_ptr<test::TempDir> directory, std::unique_ptr<test::QemuGuest> guest);
+  [[nodiscard]] Result<PauseSession> run_session(Contender contender, unsigned epochs,
+                                                 std::chrono::milliseconds interval);
   [[nodiscard]] Result<PauseSession> run_floor(unsigned epochs, std::chrono::milliseconds interval);
   [[nodiscard]] Result<PauseSession> run_vmshadow(unsigned epochs,
                                                   std::chrono::milliseconds interval);
@@ -60,6 +68,8 @@ class PauseGround {
   std::unique_ptr<test::TempDir> directory_;
   test::StoreProgram store_;
   std::unique_ptr<test::QemuGuest> guest_;
+  test::PauseLog pauses_;
+  std::unique_ptr<qmp::Session> observer_;
 };
 
 }  // namespace vmshadow::bench

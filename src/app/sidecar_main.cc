@@ -1,5 +1,6 @@
 // vmshadow-sidecar: protects one VM. Options to SidecarOptions, nothing else.
 #include <CLI/CLI.hpp>
+#include <malloc.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -48,6 +49,14 @@ not plug devices: stop the sidecar first. QEMU before 10.0 may end at a `migrate
 Exit codes: 0 stopped in order (--release: the VM runs), 1 failed or cannot be protected (the VM
 runs on), 2 usage, 3 the VM is gone.)";
 
+// What is freed shall be the system's again. By itself glibc takes the size of what was freed as a
+// hint to have the like from its heap from then on, where one small allocation behind a stream's
+// buffers keeps all of them.
+void give_back_large_allocations() {
+  constexpr int kMappedFromBytes = 128 << 10;
+  ::mallopt(M_MMAP_THRESHOLD, kMappedFromBytes);
+}
+
 }  // namespace
 
 int main(int argc, char** argv) {
@@ -58,6 +67,7 @@ int main(int argc, char** argv) {
   double pause_budget_percent = 5;
   double cpu_budget_percent = 0;
   std::uint64_t pause_deadline_ms = 300;
+  std::uint64_t retry_most_s = 60;
   std::uint64_t epochs = 0;
   bool json = false;
   bool quiet = false;
@@ -103,6 +113,11 @@ int main(int argc, char** argv) {
   cli.add_option("--guard-qmp", options.guard_qmp_path,
                  "a second QMP monitor, for the guard alone: held open in advance, it frees even a "
                  "QEMU whose main loop is stuck");
+  cli.add_option("--retry-most-s", retry_most_s,
+                 "the longest wait before the VM is protected again, in seconds: it begins with "
+                 "1 s and doubles while no protection holds for a minute")
+      ->capture_default_str()
+      ->check(CLI::Range(std::uint64_t{1}, std::uint64_t{3600}));
   cli.add_flag("--once", options.once,
                "end when protection is lost, instead of protecting the VM again");
   cli.add_flag("--release", release,
@@ -169,8 +184,10 @@ int main(int argc, char** argv) {
   guard.monitor = options.qmp_path;
   guard.own_monitor = options.guard_qmp_path;
   guard.pause_deadline = options.pause_deadline;
+  guard.retry_most = std::chrono::seconds{retry_most_s};
   guard.once = options.once;
   guard.verbose = verbose;
+  give_back_large_allocations();
   return capture::run_guarded(guard, [&](capture::GuardFlags& flags) {
     app::set_up_logging("vmshadow-sidecar", verbose);
     const auto stop = app::StopSignal::create();

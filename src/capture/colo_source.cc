@@ -286,6 +286,7 @@ Result<EpochStats> ColoSource::run_checkpoint(MonotonicTime asked,
   stats.ram = micros(ram_done - cut);
   stats.device = micros(device_done - ram_done);
   finish_stats(stats, stops_before);
+  drain_->trim();
   if (stats.pause) split_at_events(stats, cut_wall, all_read);
   return stats;
 }

@@ -32,11 +32,13 @@ Result<Event> EpochDrain::parse_buffered() {
   parsed_ += step.consumed;
   if (!pages_.empty()) {
     PageBatch batch;
-    batch.pages = std::exchange(pages_, {});
+    // A copy of just its size: the batch may wait for the encoder for long, with thousands of
+    // others.
+    batch.pages.assign(pages_.begin(), pages_.end());
+    pages_.clear();
     batch.storage.push_back(chunk_);
     batch.memory_bytes = step.consumed;
     sink_.add(std::move(batch));
-    pages_.reserve(kChunkBytes / kPageBytes);
   }
   return step.event;
 }

@@ -42,7 +42,6 @@ constexpr milliseconds kDiesWithin{100};
 constexpr milliseconds kRetryEvery{200};
 constexpr std::chrono::seconds kSayAgainEvery{60};
 constexpr milliseconds kBackOffFirst{1000};
-constexpr milliseconds kBackOffMost{60'000};
 constexpr std::chrono::seconds kHealthyAfter{60};
 constexpr milliseconds kMonitorPatience{3000};
 
@@ -82,7 +81,8 @@ class WorkerGuard {
         flags_(flags),
         worker_(worker),
         signals_(guard_signals()),
-        has_terminal_(has_terminal()) {}
+        has_terminal_(has_terminal()),
+        back_off_(std::min(kBackOffFirst, options.retry_most), options.retry_most) {}
 
   int run();
 
@@ -112,7 +112,7 @@ class WorkerGuard {
   const sigset_t signals_;
   const bool has_terminal_;
   const GuardPriority priority_;
-  BackOff back_off_{kBackOffFirst, kBackOffMost};
+  BackOff back_off_;
   std::optional<qmp::StandbyMonitor> own_monitor_;
   std::string not_released_;  // why not, of a VM that runs all the same
   bool told_to_stop_ = false;

@@ -1,7 +1,7 @@
 // The process above the one that captures: whatever happens to the worker, the VM runs on, and it
 // is protected again.
 //
-//   ┌────────────────────────────── wait (1 s, doubling to 60 s) ◄─────────────────────┐
+//   ┌──────────────────────── wait (1 s, doubling to retry_most) ◄─────────────────────┐
 //   ▼                                                                                  │
 //   start ─ fork ─► worker (attaches, captures, ships)                                 │
 //   watch                │ ends because of the link, the store, QEMU ──────────────────┤
@@ -42,6 +42,9 @@ struct GuardOptions {
   std::chrono::milliseconds pause_deadline{300};
   /// A worker that shows no sign of life for so long while the VM runs is killed.
   std::chrono::milliseconds silence{30'000};
+  /// The longest wait before another worker is started: from 1 s it doubles up to this, and begins
+  /// anew once a protection has held for a minute.
+  std::chrono::milliseconds retry_most{60'000};
   /// End instead of starting another worker.
   bool once = false;
   /// Say what the system let the guard have.

@@ -218,13 +218,6 @@ TEST(HazardGuard, KilledMakesTheWorkerLeaveInOrder) {
   rig.expect_protectable_again(store);
 }
 
-/// As SIGKILL to the process group: nobody is left to release the VM.
-void kill_both(SidecarProgram& sidecar, pid_t worker) {
-  ASSERT_TRUE(sidecar.process().signal(SIGSTOP));  // so that it does not see its worker die
-  ::kill(worker, SIGKILL);
-  sidecar.process().kill();
-}
-
 class HazardBoth : public testing::Test {
  protected:
   /// A VM that stands still, and nobody who cares.

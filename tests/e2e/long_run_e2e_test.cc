@@ -10,6 +10,7 @@
 #include "store/reader.h"
 #include "support/prerequisite.h"
 #include "support/replication_rig.h"
+#include "support/thoroughness.h"
 
 namespace vmshadow::test {
 namespace {
@@ -30,12 +31,6 @@ struct LongRun {
   milliseconds interval;
   unsigned restores;
 };
-
-std::uint32_t draw_seed() {
-  const char* fixed = std::getenv("VMSHADOW_TEST_SEED");
-  return fixed != nullptr ? static_cast<std::uint32_t>(std::strtoul(fixed, nullptr, 10))
-                          : std::random_device{}();
-}
 
 /// The phases between STOP and the last byte read, and what RESUME came after that, cover the
 /// pause.

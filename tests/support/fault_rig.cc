@@ -18,6 +18,7 @@ using std::chrono::seconds;
 using ::testing::HasSubstr;
 
 constexpr seconds kPatience{60};
+constexpr seconds kVerifyWithin{600};
 constexpr std::size_t kReportsAfter = 10;
 constexpr int kSamplesMax = 2000;
 
@@ -85,11 +86,21 @@ bool halt_at_the_cut(qmp::Session& observer, pid_t worker) {
   return false;
 }
 
-FaultRig::FaultRig(std::vector<std::string> extra_args, std::vector<std::string> witness) {
-  GuestConfig config;
-  config.witness = std::move(witness);
-  config.extra_args = std::move(extra_args);
-  guest_ = must(QemuGuest::start(config));
+void kill_both(SidecarProgram& sidecar, pid_t worker) {
+  must(sidecar.process().signal(SIGSTOP));  // so that it does not see its worker die
+  ::kill(worker, SIGKILL);
+  sidecar.process().kill();
+}
+
+FaultRig::FaultRig(std::vector<std::string> extra_args, std::vector<std::string> witness)
+    : FaultRig([&] {
+        GuestConfig config;
+        config.witness = std::move(witness);
+        config.extra_args = std::move(extra_args);
+        return config;
+      }()) {}
+
+FaultRig::FaultRig(const GuestConfig& config) : guest_(must(QemuGuest::start(config))) {
   must(guest_->wait_for_reports(3, io::deadline_after(kPatience)));
 }
 
@@ -142,8 +153,9 @@ void FaultRig::expect_nothing_lost(const std::set<std::uint64_t>& acknowledged) 
       << acknowledged.size() << " epochs were acknowledged, the newest "
       << (acknowledged.empty() ? 0 : *acknowledged.rbegin()) << "; the store holds "
       << stored.size();
-  const Ran verified = must(run_program(
-      {program_path("shadow-replay"), "--store", store_directory(), "verify", "--deep"}));
+  const Ran verified = must(
+      run_program({program_path("shadow-replay"), "--store", store_directory(), "verify", "--deep"},
+                  kVerifyWithin));
   EXPECT_TRUE(verified.status.success()) << verified.err;
 }
 

@@ -65,11 +65,16 @@ void expect_end(SidecarProgram& sidecar, int code, const std::vector<std::string
 /// False if no sample met that moment.
 [[nodiscard]] bool halt_at_the_cut(qmp::Session& observer, pid_t worker);
 
+/// Guard and worker, as SIGKILL to the process group: nobody is left to release the VM.
+void kill_both(SidecarProgram& sidecar, pid_t worker);
+
 /// A bare witness that goes through faults, and a folder for stores.
 class FaultRig {
  public:
   explicit FaultRig(std::vector<std::string> extra_args = {},
                     std::vector<std::string> witness = {"arena_mib=8", "pages=200"});
+  /// A bare witness of another make.
+  explicit FaultRig(const GuestConfig& config);
 
   [[nodiscard]] QemuGuest& guest() { return *guest_; }
   [[nodiscard]] std::string path(const std::string& name) const { return folder_.file(name); }

@@ -6,6 +6,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <cstdlib>
+#include <random>
 
 namespace vmshadow::test {
 
@@ -31,5 +32,16 @@ namespace vmshadow::test {
 
 /// How many VMs one store has at a time: fewer where the crash stride is a long one.
 [[nodiscard]] inline std::size_t vms_at_once() { return place_stride() > 1 ? 40 : 200; }
+
+/// Epochs of the soak, and restores out of it: a taste here; 10000 and 50 are the whole.
+[[nodiscard]] inline std::uint64_t soak_epochs() { return setting("VMSHADOW_SOAK_EPOCHS", 150); }
+[[nodiscard]] inline std::uint64_t soak_restores() { return setting("VMSHADOW_SOAK_RESTORES", 3); }
+
+/// VMSHADOW_TEST_SEED, or one at random: to be printed, so that a failure can be repeated.
+[[nodiscard]] inline std::uint32_t draw_seed() {
+  const char* fixed = std::getenv("VMSHADOW_TEST_SEED");
+  return fixed != nullptr ? static_cast<std::uint32_t>(std::strtoul(fixed, nullptr, 10))
+                          : std::random_device{}();
+}
 
 }  // namespace vmshadow::test

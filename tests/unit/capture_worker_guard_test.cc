@@ -93,6 +93,17 @@ TEST_F(WorkerGuardTest, StartsAnotherWorkerAfterWhatMayPass) {
   EXPECT_THAT(words(), HasSubstr("protecting the VM again in 2 s\n"));
 }
 
+TEST_F(WorkerGuardTest, WaitsNoLongerThanItMay) {
+  options_.retry_most = milliseconds(1000);
+  EXPECT_EQ(run([](GuardFlags& flags) -> int {
+              return flags.restarts < 2 ? kWorkerTryAgain : kWorkerDone;
+            }),
+            kWorkerDone);
+  EXPECT_EQ(words(),
+            "vmshadow-sidecar: protecting the VM again in 1 s\n"
+            "vmshadow-sidecar: protecting the VM again in 1 s\n");
+}
+
 TEST_F(WorkerGuardTest, OnceMeansOnce) {
   options_.once = true;
   EXPECT_EQ(run([](GuardFlags&) -> int { return kWorkerTryAgain; }), kWorkerFailed);

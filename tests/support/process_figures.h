@@ -8,11 +8,15 @@
 
 #include <vmshadow/result.h>
 
-namespace vmshadow::bench {
+namespace vmshadow::test {
 
 /// Time on a processor so far, to the nanosecond, of the threads that live now.
 [[nodiscard]] Result<std::chrono::nanoseconds> cpu_time_of(pid_t pid);
-/// The most memory it ever had resident.
-[[nodiscard]] Result<std::uint64_t> peak_resident_bytes(pid_t pid);
+/// What it has of the machine's memory, in bytes.
+struct Resident {
+  std::uint64_t now{};
+  std::uint64_t peak{};
+};
+[[nodiscard]] Result<Resident> resident_bytes(pid_t pid);
 
-}  // namespace vmshadow::bench
+}  // namespace vmshadow::test

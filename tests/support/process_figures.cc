@@ -6,7 +6,7 @@
 #include <fstream>
 #include <string>
 
-namespace vmshadow::bench {
+namespace vmshadow::test {
 
 Result<std::chrono::nanoseconds> cpu_time_of(pid_t pid) {
   std::chrono::nanoseconds sum{};
@@ -24,14 +24,18 @@ Result<std::chrono::nanoseconds> cpu_time_of(pid_t pid) {
   return sum;
 }
 
-Result<std::uint64_t> peak_resident_bytes(pid_t pid) {
+Result<Resident> resident_bytes(pid_t pid) {
   std::ifstream lines(fmt::format("/proc/{}/status", pid));
-  std::string word;
-  std::uint64_t kib = 0;
-  while (lines >> word) {
-    if (word == "VmHWM:" && lines >> kib) return kib * 1024;
+  Resident resident;
+  for (std::string word; lines >> word;) {
+    if (word != "VmHWM:" && word != "VmRSS:") continue;
+    std::uint64_t kib = 0;
+    if (lines >> kib) (word == "VmRSS:" ? resident.now : resident.peak) = kib * 1024;
   }
-  return fail(Errc::not_found, fmt::format("process {} says nothing of its memory", pid));
+  if (resident.now == 0 || resident.peak == 0) {
+    return fail(Errc::not_found, fmt::format("process {} says nothing of its memory", pid));
+  }
+  return resident;
 }
 
-}  // namespace vmshadow::bench
+}  // namespace vmshadow::test
