@@ -67,12 +67,12 @@ class StoreManyVmsTest : public testing::Test {
     }
   }
 
-  /// Ships as much as it can, until the others are done.
+  /// Ships as much as it can, until the others are done, and at least two epochs.
   static void flood(Store& store, const std::atomic<std::size_t>& alive, std::uint64_t& shipped) {
     const auto session = store.open_session("flood", "test");
     ASSERT_TRUE(session) << session.error().message;
     EpochMaker maker("flood", kFloodPages);
-    for (std::uint64_t epoch = 0; alive > 0 || epoch == 0; ++epoch) {
+    for (std::uint64_t epoch = 0; alive > 0 || epoch < 2; ++epoch) {
       std::vector<EpochMaker::PageWrite> writes;
       for (std::uint64_t page = 0; page < kFloodPages; ++page) writes.push_back({page, epoch + 1});
       const auto made = maker.make((*session)->generation(), Epoch{epoch}, epoch == 0, writes, 16);
