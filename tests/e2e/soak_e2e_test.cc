@@ -1,7 +1,7 @@
 // The soak: one VM, epoch upon epoch, while its worker, its guard, its store and its link are
 // killed, stopped, cut and stalled every few seconds. Whatever the faults, the guest stands still
-// no longer than the guard's deadline and its takeover, by its own output; nothing acknowledged is
-// lost; and what is restored goes on exactly where it was cut.
+// no longer than the guard's deadline and its takeover (pause_most()), by its own output; nothing
+// acknowledged is lost; and what is restored goes on exactly where it was cut.
 //
 // One time is not the guard's: where it is killed, or stopped, together with the worker, nobody is
 // left. A VM caught at the cut then stands until the service manager has started the next sidecar
