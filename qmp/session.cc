@@ -399,6 +399,10 @@ Result<Json> Session::execute_with_fd(const std::string& command, const Json& ar
 const QemuVersion& Session::version() const { return state_->version; }
 bool Session::has_oob() const { return state_->oob; }
 Result<int> Session::peer_pid() const { return io::peer_pid(state_->fd.get()); }
+Status Session::pass_connection(int unix_fd, io::Deadline deadline) const {
+  const std::byte byte{};
+  return io::write_with_fd(unix_fd, {&byte, 1}, state_->fd.get(), deadline);
+}
 std::optional<Error> Session::closed() const { return state_->calls.ended(); }
 
 }  // namespace vmshadow::qmp

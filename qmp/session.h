@@ -20,6 +20,7 @@
 #include <vmshadow/result.h>
 
 #include "base/unique_fd.h"
+#include "io/socket.h"
 
 namespace vmshadow::qmp {
 
@@ -93,6 +94,9 @@ class Session {
   [[nodiscard]] bool has_oob() const;
   /// The process at the other end (SO_PEERCRED).
   [[nodiscard]] Result<int> peer_pid() const;
+  /// Passes the connection on over a unix socket, with one byte: whoever has it can shut it down,
+  /// also when we are past doing so.
+  [[nodiscard]] Status pass_connection(int unix_fd, io::Deadline deadline) const;
   /// nullopt while the session lives, else why it ended.
   [[nodiscard]] std::optional<Error> closed() const;
 

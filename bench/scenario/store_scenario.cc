@@ -23,13 +23,12 @@ StoreSizes store_sizes(RunSize size) {
               {1024, 150, 2, 32, "window=10s,minutely=1h,hourly=0s,daily=0s"},
               {1024, 8, 128, 20}};
     case RunSize::normal:
-      return {
-          {kPairsMin, 16, 2048 * mib, 256 * mib, {{"256k", 32}, {"1m", 8}, {"1m", 32}, {"4m", 8}}},
-          {300, 64 << 10, 256 * mib},
-          {kPairsMin, kPairsMin, 2, 32768, 100, 512},
-          {200'000, 200, 2'000, 3, 20},
-          {32768, 300, 5, 208, "window=2m,minutely=30m,hourly=0s,daily=0s"},
-          {32768, 64, 1024, 300}};
+      return {{9, 16, 2048 * mib, 256 * mib, {{"256k", 32}, {"1m", 8}, {"1m", 32}, {"4m", 8}}},
+              {300, 64 << 10, 256 * mib},
+              {kPairsMin, 15, 2, 32768, 100, 512},
+              {200'000, 200, 2'000, 3, 20},
+              {32768, 300, 5, 208, "window=2m,minutely=30m,hourly=0s,daily=0s"},
+              {32768, 64, 1024, 300}};
     case RunSize::full:
       break;
   }
@@ -37,9 +36,9 @@ StoreSizes store_sizes(RunSize size) {
   for (const char* block : {"64k", "256k", "1m", "4m"}) {
     for (const unsigned depth : {4U, 16U, 64U}) settings.push_back({block, depth});
   }
-  return {{7, 16, 4096 * mib, 1024 * mib, settings},
+  return {{9, 16, 4096 * mib, 1024 * mib, settings},
           {1'000, 64 << 10, 1024 * mib},
-          {kPairsMin, 9, 2, 131'072, 200, 1'024},
+          {kPairsMin, 15, 2, 131'072, 200, 1'024},
           {1'000'000, 1'000, 10'000, 3, 50},
           {65'536, 1'800, 5, 208, "window=10m,minutely=1h,hourly=1d,daily=30d"},
           {131'072, 100, 2'048, 1'000}};

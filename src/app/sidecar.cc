@@ -257,6 +257,11 @@ int run_sidecar(const SidecarOptions& options, const StopSignal& stop, capture::
     const bool gone = flags.restarts > 0 && is_gone(session.error());
     return gone ? kExitVmGone : ends_first_start(flags, session.error());
   }
+  // Without it the guard would have to wait until we are dead: it still guards.
+  if (auto passed = (*session)->pass_connection(flags.to_guard, io::deadline_after(kRoomPatience));
+      !passed) {
+    spdlog::warn("the guard cannot cut our monitor connection: {}", passed.error().message);
+  }
   const auto claim = capture::VmClaim::take(**session);
   if (claim && *claim) {
     // No capture of it lives: what a dead one has left standing still goes first.

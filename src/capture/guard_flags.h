@@ -23,6 +23,9 @@ struct GuardFlags {
   std::atomic<std::uint32_t> beats{0};
   /// Workers started before this one. Written by the guard.
   std::uint32_t restarts = 0;
+  /// A socket to the guard, valid in the worker: takes the worker's monitor connection
+  /// (qmp::Session::pass_connection). Set by the guard.
+  int to_guard = -1;
   /// What must be put back (MigrationSettings::text()); valid while `migrating`.
   std::array<char, MigrationSettings::kTextBytesMax + 1> settings{};
   static_assert(std::atomic<bool>::is_always_lock_free);

@@ -5,6 +5,7 @@
 #include <signal.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
+#include <sys/socket.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -16,6 +17,7 @@
 #include <optional>
 #include <string>
 #include <string_view>
+#include <utility>
 
 #include <vmshadow/clock.h>
 
@@ -25,6 +27,7 @@
 #include "capture/back_off.h"
 #include "capture/guard_priority.h"
 #include "capture/release_vm.h"
+#include "io/socket.h"
 #include "qmp/commands.h"
 #include "qmp/standby_monitor.h"
 
@@ -97,6 +100,7 @@ class WorkerGuard {
   void reap();
   void look();
   void kill_worker(Death why);
+  bool cut_monitor();
   [[nodiscard]] nanoseconds until_next_look() const;
   /// Takes a signal if one comes in time; true if it tells us to end.
   bool take_signal(nanoseconds limit);
@@ -120,6 +124,7 @@ class WorkerGuard {
   // Of the worker that is watched.
   pid_t pid_ = -1;
   bool reaped_ = true;
+  UniqueFd from_worker_;  // what it passes on: its monitor connection
   int status_ = 0;
   Death death_ = Death::none;
   MonotonicTime killed_at_{};
@@ -144,6 +149,7 @@ int WorkerGuard::run() {
                         options_.pause_deadline.count()));
       }
       watch();
+      cut_monitor();  // what is on its way to us keeps it open, though the worker is dead
       if (const auto code = after_worker()) return *code;
     } else if (flags_.restarts == 0) {
       return kWorkerFailed;
@@ -175,13 +181,23 @@ bool WorkerGuard::start_worker() {
   beats_seen_ = 0;
   silent_for_ = {};
   looked_at_ = now();
+  auto channel = io::socket_pair();
+  if (!channel) {
+    say(std::move(channel).error().with_context("starting the worker").message);
+    return false;
+  }
+  flags_.to_guard = channel->second.get();
   const pid_t guard = ::getpid();
   const pid_t pid = ::fork();
   if (pid < 0) {
     say(errno_error(errno, "starting the worker").message);
     return false;
   }
-  if (pid == 0) run_worker(guard);
+  if (pid == 0) {
+    channel->first.reset();
+    run_worker(guard);
+  }
+  from_worker_ = std::move(channel->first);
   pid_ = pid;
   reaped_ = false;
   return true;
@@ -210,9 +226,18 @@ void WorkerGuard::watch() {
     reap();
     if (reaped_) return;
     look();
-    // One that does not even die (its disk does not answer) must not keep the VM.
-    if (death_ != Death::none && now() - killed_at_ > kDiesWithin) return;
+    if (death_ == Death::none) continue;
+    // A dying process keeps its sockets until its last thread has run once more. On a host whose
+    // processors are all busy that may take seconds (the encoder has SCHED_IDLE), and one whose
+    // disk does not answer never does: it must not keep the VM.
+    if (cut_monitor() || now() - killed_at_ > kDiesWithin) return;
   }
+}
+
+/// Frees the worker's monitor for us as its death would. False if we do not have it.
+bool WorkerGuard::cut_monitor() {
+  const UniqueFd monitor = io::take_passed_fd(from_worker_.get());
+  return monitor && ::shutdown(monitor.get(), SHUT_RDWR) == 0;
 }
 
 bool WorkerGuard::take_signal(nanoseconds limit) {

@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <array>
+#include <bit>
 #include <cstring>
 #include <string>
 
@@ -49,24 +50,6 @@ bool read_length(ByteSpan& rest, std::size_t nibble, std::size_t& length) {
     length += more;
     if (more != 255) return true;
   }
-}
-
-// The block format forbids a match at distance 0, but liblz4 1.9 decodes one as "what was in the
-// output before": our memory would end up in a guest's page. Everything else it checks itself.
-// (lz4_Block_format.md)
-bool distances_are_valid(ByteSpan rest) {
-  while (!rest.empty()) {
-    const auto token = static_cast<std::size_t>(rest.front());
-    rest = rest.subspan(1);
-    std::size_t length = 0;
-    if (!read_length(rest, token >> 4, length) || length > rest.size()) return false;
-    rest = rest.subspan(length);
-    if (rest.empty()) return true;  // the last sequence has literals alone
-    if (rest.size() < 2 || load<le16>(rest.data()) == 0) return false;
-    rest = rest.subspan(2);
-    if (!read_length(rest, token & 15, length)) return false;
-  }
-  return false;
 }
 
 /// Decodes an lz4 block that may be damaged up to where it makes no sense any more: liblz4 would
@@ -144,18 +127,29 @@ Status check_page(const format::PageGroup& group, std::size_t slot, const std::b
                           group.keys[slot].page.value, group.keys[slot].block.value));
 }
 
+/// The first `out.size()` bytes that the payload decodes to, and if these are all, no more than
+/// that.
 Status decode_payload(const format::PageGroup& group, MutableByteSpan out) {
   if (group.codec == format::Codec::lost) return lost(group);
+  const std::size_t all = group.page_count * kPageBytes;
   if (group.codec == format::Codec::raw) {
-    if (group.payload.size() != out.size()) return undecodable(group);
+    if (group.payload.size() != all) return undecodable(group);
     std::memcpy(out.data(), group.payload.data(), out.size());
     return {};
   }
-  if (!distances_are_valid(group.payload)) return undecodable(group);
+  // The block format forbids a match at distance 0, but liblz4 1.9 decodes one as "what was in the
+  // output before" (everything else it checks itself). That shall not be our memory in a guest's
+  // page; that it is not the page either, its checksum says. (lz4_Block_format.md)
+  std::memset(out.data(), 0, out.size());
+  const auto payload_bytes = static_cast<int>(group.payload.size());
+  const auto bytes = static_cast<int>(out.size());
   const int decoded =
-      LZ4_decompress_safe(chars(group.payload.data()), chars(out.data()),
-                          static_cast<int>(group.payload.size()), static_cast<int>(out.size()));
-  if (decoded < 0 || static_cast<std::size_t>(decoded) != out.size()) return undecodable(group);
+      out.size() == all
+          ? LZ4_decompress_safe(chars(group.payload.data()), chars(out.data()), payload_bytes,
+                                bytes)
+          : LZ4_decompress_safe_partial(chars(group.payload.data()), chars(out.data()),
+                                        payload_bytes, bytes, bytes);
+  if (decoded != bytes) return undecodable(group);
   return {};
 }
 
@@ -167,6 +161,19 @@ Status decode_pages(const format::PageGroup& group, MutableByteSpan out) {
   VMSHADOW_TRY(decode_payload(group, out));
   for (std::size_t i = 0; i < group.page_count; ++i) {
     VMSHADOW_TRY(check_page(group, i, out.data() + i * kPageBytes));
+  }
+  return {};
+}
+
+Status decode_wanted(const format::PageGroup& group, std::uint16_t wanted, MutableByteSpan out) {
+  VMSHADOW_ASSERT(group.page_count <= format::kGroupPagesMax);
+  VMSHADOW_ASSERT(wanted != 0 && wanted >> group.page_count == 0);
+  VMSHADOW_ASSERT(out.size() == group.page_count * kPageBytes);
+  // lz4 refers back up to 64 KiB: the pages before the last one must be decoded, those behind not.
+  const auto needed = static_cast<std::size_t>(std::bit_width(wanted));
+  VMSHADOW_TRY(decode_payload(group, out.first(needed * kPageBytes)));
+  for (std::size_t i = 0; i < needed; ++i) {
+    if ((wanted >> i & 1) != 0) VMSHADOW_TRY(check_page(group, i, out.data() + i * kPageBytes));
   }
   return {};
 }
@@ -192,21 +199,9 @@ std::uint16_t salvage_pages(const format::PageGroup& group, MutableByteSpan out)
 Status decode_page(const format::PageGroup& group, std::size_t slot, MutableByteSpan out) {
   VMSHADOW_ASSERT(group.page_count <= format::kGroupPagesMax && slot < group.page_count);
   VMSHADOW_ASSERT(out.size() == kPageBytes);
-  if (group.codec == format::Codec::lost) return lost(group);
-  if (group.codec == format::Codec::raw) {
-    if (group.payload.size() != group.page_count * kPageBytes) return undecodable(group);
-    std::memcpy(out.data(), group.payload.data() + slot * kPageBytes, kPageBytes);
-    return check_page(group, slot, out.data());
-  }
-  if (!distances_are_valid(group.payload)) return undecodable(group);
-  // lz4 refers back up to 64 KiB, so the pages before this one must be decoded, those behind not.
   std::array<std::byte, kGroupBytesMax> before;
-  const std::size_t needed = (slot + 1) * kPageBytes;
-  std::byte* const into = slot == 0 ? out.data() : before.data();
-  const int decoded = LZ4_decompress_safe_partial(
-      chars(group.payload.data()), chars(into), static_cast<int>(group.payload.size()),
-      static_cast<int>(needed), static_cast<int>(needed));
-  if (decoded < 0 || static_cast<std::size_t>(decoded) < needed) return undecodable(group);
+  const MutableByteSpan into = slot == 0 ? out : MutableByteSpan(before);
+  VMSHADOW_TRY(decode_payload(group, into.first((slot + 1) * kPageBytes)));
   if (slot != 0) std::memcpy(out.data(), before.data() + slot * kPageBytes, kPageBytes);
   return check_page(group, slot, out.data());
 }

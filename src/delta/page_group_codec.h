@@ -36,6 +36,12 @@ class PageGroupEncoder {
 /// Errc::corrupt if the payload does not decode to exactly that, or a page fails its checksum.
 /// Never reads or writes out of bounds whatever the payload.
 [[nodiscard]] Status decode_pages(const format::PageGroup& group, MutableByteSpan out);
+/// Decodes the pages whose bit is set in `wanted` (at least one; none beyond the group), each to
+/// its place in `out` (as for decode_pages()), and checks these alone; what is in the other places
+/// then is of no use. Errc::corrupt as decode_pages(), but that damage behind the last of them may
+/// not be seen.
+[[nodiscard]] Status decode_wanted(const format::PageGroup& group, std::uint16_t wanted,
+                                   MutableByteSpan out);
 /// What is still whole of a group whose bytes are damaged: bit i says that page i was decoded into
 /// `out` (as for decode_pages) and holds its checksum. The other pages there are of no use.
 [[nodiscard]] std::uint16_t salvage_pages(const format::PageGroup& group, MutableByteSpan out);

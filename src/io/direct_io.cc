@@ -63,13 +63,4 @@ DirectSupport probe_direct_writes(const std::string& directory) {
   return support;
 }
 
-Result<UniqueFd> open_for_direct_reading(const std::string& path) {
-  UniqueFd fd(::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_DIRECT));
-  if (fd) return fd;
-  if (errno == EINVAL) {
-    return fail(Errc::unsupported, fmt::format("'{}' cannot be read past the page cache", path));
-  }
-  return fail_errno(errno, fmt::format("opening '{}'", path));
-}
-
 }  // namespace vmshadow::io

@@ -22,8 +22,4 @@ struct DirectSupport {
 /// Writes one block to a file without a name in `directory` (or one that is removed at once).
 [[nodiscard]] DirectSupport probe_direct_writes(const std::string& directory);
 
-/// Opens an existing regular file for reading past the page cache; see io/batch_reader.h for what
-/// that asks of a read. Errc::unsupported where the file system does not take part.
-[[nodiscard]] Result<UniqueFd> open_for_direct_reading(const std::string& path);
-
 }  // namespace vmshadow::io

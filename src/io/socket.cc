@@ -333,4 +333,24 @@ Status write_with_fd(int unix_fd, ByteSpan bytes, int passed, Deadline deadline)
   }
 }
 
+UniqueFd take_passed_fd(int unix_fd) {
+  std::byte byte{};
+  iovec part{&byte, 1};
+  alignas(cmsghdr) char control[CMSG_SPACE(sizeof(int))] = {};
+  msghdr message{};
+  message.msg_iov = &part;
+  message.msg_iovlen = 1;
+  message.msg_control = control;
+  message.msg_controllen = sizeof control;
+  if (::recvmsg(unix_fd, &message, MSG_DONTWAIT | MSG_CMSG_CLOEXEC) <= 0) return {};
+  const cmsghdr* header = CMSG_FIRSTHDR(&message);
+  if (header == nullptr || header->cmsg_level != SOL_SOCKET || header->cmsg_type != SCM_RIGHTS ||
+      header->cmsg_len != CMSG_LEN(sizeof(int))) {
+    return {};
+  }
+  int passed = -1;
+  std::memcpy(&passed, CMSG_DATA(header), sizeof passed);
+  return UniqueFd(passed);
+}
+
 }  // namespace vmshadow::io

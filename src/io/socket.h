@@ -65,5 +65,8 @@ void set_socket_buffers(int fd, int bytes);
 [[nodiscard]] Status write_all(int fd, ByteSpan bytes, Deadline deadline);
 /// Sends `bytes` with the descriptor `passed` attached to the first of them (SCM_RIGHTS).
 [[nodiscard]] Status write_with_fd(int unix_fd, ByteSpan bytes, int passed, Deadline deadline);
+/// A descriptor that has arrived with a byte of its own, close-on-exec; nothing if none has. Never
+/// waits, and allocates nothing.
+[[nodiscard]] UniqueFd take_passed_fd(int unix_fd);
 
 }  // namespace vmshadow::io

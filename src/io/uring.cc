@@ -11,7 +11,6 @@
 
 #include "base/assert.h"
 #include "io/aligned_buffer.h"
-#include "io/batch_reader.h"
 #include "io/gather.h"
 
 namespace vmshadow::io {
@@ -164,7 +163,6 @@ Result<std::unique_ptr<Uring>> Uring::create() {
   auto ring = std::make_unique<Ring>();
   // Twice the entries of a round of writes: a sync always fits behind them.
   constexpr unsigned kEntries = 2 * kUringWritesInFlight;
-  static_assert(kEntries >= kUringReadsInFlight);
   const int rc = ::io_uring_queue_init(kEntries, &ring->ring, 0);
   if (rc == -ENOSYS || rc == -EPERM || rc == -EACCES) {
     return fail(Errc::unsupported,
@@ -328,52 +326,6 @@ Status Uring::write_direct(int fd, int buffered_fd, std::span<const ByteSpan> pi
                            std::uint64_t offset, bool sync) {
   prepare_direct_writes();
   return DirectWrite(*ring_, fd, buffered_fd, pieces, offset).run(sync);
-}
-
-// ---- reads
-
-void Uring::read(std::span<ReadRequest> requests) {
-  for (ReadRequest& request : requests) {
-    request.bytes_read = 0;
-    request.error = 0;
-  }
-  std::vector<std::size_t> again;  // short reads to carry on
-  std::size_t next = 0;
-  unsigned in_flight = 0;
-  while (next < requests.size() || !again.empty() || in_flight > 0) {
-    while (in_flight < kUringReadsInFlight && (next < requests.size() || !again.empty())) {
-      std::size_t index = next;
-      if (again.empty()) {
-        ++next;
-      } else {
-        index = again.back();
-        again.pop_back();
-      }
-      ReadRequest& request = requests[index];
-      const MutableByteSpan rest = request.into.subspan(request.bytes_read);
-      if (rest.empty()) continue;
-      io_uring_sqe& entry = ring_->next_entry();
-      ::io_uring_prep_read(&entry, request.fd, rest.data(), static_cast<unsigned>(rest.size()),
-                           request.offset + request.bytes_read);
-      ::io_uring_sqe_set_data64(&entry, index);
-      ++in_flight;
-    }
-    if (in_flight == 0) continue;
-    ring_->submit_and_wait(1);
-    while (::io_uring_cq_ready(&ring_->ring) > 0) {
-      const auto [index, result] = ring_->take_completion();
-      --in_flight;
-      ReadRequest& request = requests[index];
-      if (result > 0) {
-        request.bytes_read += static_cast<std::size_t>(result);
-        if (request.bytes_read < request.into.size()) again.push_back(index);
-      } else if (result == -EINTR || result == -EAGAIN) {
-        again.push_back(index);
-      } else if (result < 0) {
-        request.error = -result;
-      }
-    }
-  }
 }
 
 }  // namespace vmshadow::io

@@ -1,9 +1,8 @@
 // A small io_uring loop for files: a batch of writes and the fdatasync behind them in as few system
-// calls as they need, and batches of reads. The only user of liburing.
+// calls as they need. The only user of liburing.
 //
 // Every call submits, waits for all its completions and returns: no buffer is in flight between
-// calls. At most kUringWritesInFlight writes or kUringReadsInFlight reads are under way at once.
-// One thread at a time.
+// calls. At most kUringWritesInFlight writes are under way at once. One thread at a time.
 #pragma once
 
 #include <cstdint>
@@ -15,10 +14,7 @@
 
 namespace vmshadow::io {
 
-struct ReadRequest;
-
 inline constexpr unsigned kUringWritesInFlight = 16;
-inline constexpr unsigned kUringReadsInFlight = 32;
 /// A direct write is cut at this size: larger than most commits, for two halves come later than one
 /// whole; several at once are as fast as smaller ones.
 inline constexpr std::size_t kDirectChunkBytes = std::size_t{1} << 20;
@@ -46,8 +42,6 @@ class Uring {
   /// O_DIRECT.
   [[nodiscard]] Status write_direct(int fd, int buffered_fd, std::span<const ByteSpan> pieces,
                                     std::uint64_t offset, bool sync);
-  /// Reads all requests, in any order; each says what became of it.
-  void read(std::span<ReadRequest> requests);
 
   struct Ring;  ///< the implementation's own
 

@@ -18,6 +18,7 @@ namespace {
 
 /// So many pages are put in the journal's order at once; bounds what that takes.
 constexpr std::size_t kPagesSortedMax = std::size_t{1} << 24;
+constexpr std::size_t kGroupBytesMax = format::kGroupPagesMax * kPageBytes;
 
 /// Some of a table's data pages by the groups they are in, the groups in the order of the journal.
 class GroupedPages {
@@ -213,46 +214,54 @@ Status JournalImage::visit_data_pages(BlockIndex block, PageTable::Range range,
                                       const PageVisitor& visit) const {
   const PageTable& table = resolved().pages();
   const GroupedPages grouped(table, range, resolved().groups());
-  RecordStream records(*segments_, RecordType::page_group, owner_, grouped.places());
-  for (SegmentFiles::Reads reads = bytes_by_segment(grouped.places());
-       const auto& [segment, bytes] : reads) {
-    segments_->count_read(segment, bytes);
-  }
-  std::vector<std::byte> raw(format::kGroupPagesMax * kPageBytes);
-  std::vector<Wanted> wanted;
-  for (std::size_t g = 0; g < grouped.places().size(); ++g) {
-    const RecordPlace& place = grouped.places()[g];
-    wanted.clear();
+  const auto wanted_of = [&](std::size_t g) {
+    std::vector<Wanted> wanted;
+    wanted.reserve(grouped.pages_of(g).size());
     for (const std::uint32_t i : grouped.pages_of(g)) {
       wanted.push_back(
           {table.slot_at(range.begin + i).slot, {block, table.page_at(range.begin + i)}});
     }
-    Status decoded = decode_group(place, records.next(), wanted, raw);
-    if (!decoded && decoded.error().code != Errc::corrupt) return decoded;
-    if (!decoded) {
-      VMSHADOW_TRY(visit_damaged_group(place, wanted, decoded.error(), visit));
+    return wanted;
+  };
+  const auto decode = [&](std::size_t g, ByteSpan body, MutableByteSpan out) {
+    return decode_group(grouped.places()[g], body, wanted_of(g), out);
+  };
+  RecordStream groups(*segments_, owner_,
+                      {RecordType::page_group, grouped.places(), decode, kGroupBytesMax});
+  for (SegmentFiles::Reads reads = bytes_by_segment(grouped.places());
+       const auto& [segment, bytes] : reads) {
+    segments_->count_read(segment, bytes);
+  }
+  for (std::size_t g = 0; g < grouped.places().size(); ++g) {
+    const std::vector<Wanted> wanted = wanted_of(g);
+    const auto pages = groups.next();
+    if (!pages && pages.error().code != Errc::corrupt) return fail(pages.error());
+    if (!pages) {
+      VMSHADOW_TRY(visit_damaged_group(grouped.places()[g], wanted, pages.error(), visit));
       continue;
     }
     for (const Wanted& page : wanted) {
-      VMSHADOW_TRY(visit(page.key.page, raw.data() + page.slot * kPageBytes));
+      VMSHADOW_TRY(visit(page.key.page, pages->data() + page.slot * kPageBytes));
     }
   }
   return {};
 }
 
-Status JournalImage::decode_group(const RecordPlace& place, const Result<ByteSpan>& body,
-                                  std::span<const Wanted> wanted, MutableByteSpan raw) const {
-  if (!body) return fail(body.error());
-  const auto group = format::decode_page_group(*body);
+Status JournalImage::decode_group(const RecordPlace& place, ByteSpan body,
+                                  std::span<const Wanted> wanted, MutableByteSpan out) const {
+  const auto group = format::decode_page_group(body);
   if (!group) return fail(with_place(group.error(), place));
-  if (auto decoded = delta::decode_pages(*group, raw.first(group->page_count * kPageBytes));
-      !decoded) {
-    return fail(with_place(decoded.error(), place));
-  }
+  unsigned slots = 0;
   for (const Wanted& page : wanted) {
     if (page.slot >= group->page_count || group->keys[page.slot] != page.key) {
       return fail(with_place({Errc::corrupt, "the group does not hold the page"}, place));
     }
+    slots |= 1U << page.slot;
+  }
+  if (auto decoded = delta::decode_wanted(*group, static_cast<std::uint16_t>(slots),
+                                          out.first(group->page_count * kPageBytes));
+      !decoded) {
+    return fail(with_place(decoded.error(), place));
   }
   return {};
 }

@@ -47,9 +47,10 @@ class JournalImage final : public EpochImage {
   [[nodiscard]] Status read_from_group(const RecordPlace& place, std::size_t slot,
                                        format::PageKey key, SegmentFiles::Record& record,
                                        MutableByteSpan out) const;
-  /// What visit_data_pages() does for a group: decodes it and checks its keys.
-  [[nodiscard]] Status decode_group(const RecordPlace& place, const Result<ByteSpan>& body,
-                                    std::span<const Wanted> wanted, MutableByteSpan raw) const;
+  /// What visit_data_pages() does for a group: checks its keys and decodes what is wanted, each
+  /// page to its slot in `out`. On any thread.
+  [[nodiscard]] Status decode_group(const RecordPlace& place, ByteSpan body,
+                                    std::span<const Wanted> wanted, MutableByteSpan out) const;
   [[nodiscard]] Status visit_damaged_group(const RecordPlace& place, std::span<const Wanted> wanted,
                                            const Error& error, const PageVisitor& visit) const;
   [[nodiscard]] Error with_place(Error error, const RecordPlace& place) const;

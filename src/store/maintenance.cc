@@ -296,18 +296,22 @@ Status Maintenance::archive(const std::vector<SegmentId>& sources,
   return {};
 }
 
-SegmentId Maintenance::window_begins() const {
+SegmentId Maintenance::unthinned_begins() const {
   SegmentId first{UINT64_MAX};
   const WallTime now = ground_.clock.wall();
   for (const VmId& vm : ground_.index.ids()) {
     const std::vector<EpochIndexPtr> epochs = ground_.index.epochs(vm);
     if (epochs.empty()) continue;
     const WallTime newest = epochs.back()->info.committed_wall;
-    const std::int64_t window_ns = nanoseconds(ground_.states.policy_of(vm).window).count();
+    const RetentionPolicy policy = ground_.states.policy_of(vm);
+    const std::int64_t window_ns = nanoseconds(policy.window).count();
     if (now.ns - newest.ns > kStoppedAfterWindows * window_ns) continue;
+    // Of what thinning leaves of a minute most is dead: moved before, it would be moved for
+    // nothing.
+    const WallTime thinned = thinned_up_to(policy, newest);
     // A VM's epochs come one behind the other: the first that is still in the journal says where.
     for (const EpochIndexPtr& epoch : epochs) {
-      if (newest.ns - epoch->info.committed_wall.ns > window_ns) continue;
+      if (epoch->info.committed_wall < thinned) continue;
       const EpochPlaces& places = epoch->places;
       const auto home = ground_.catalog.find(places.home);
       if (!home || home->kind != format::SegmentKind::journal) continue;
@@ -344,7 +348,7 @@ std::uint64_t Maintenance::room() const {
 Status Maintenance::drain() {
   while (true) {
     const SegmentId settled = ground_.log.settled_before();
-    const SegmentId window = window_begins();
+    const SegmentId unthinned = unthinned_begins();
     const auto live = ground_.index.totals().live_bytes;
     // What one run moves must fit before what it frees is free.
     const std::uint64_t room_for_run = room() / 2;
@@ -354,7 +358,7 @@ Status Maintenance::drain() {
     for (const auto& [id, facts] : ground_.catalog.all()) {
       if (facts.kind != format::SegmentKind::journal) continue;
       if (id >= settled || bytes >= options_.run_bytes_max) break;
-      if (id >= window && !is_short(facts.tier)) break;
+      if (id >= unthinned && !is_short(facts.tier)) break;
       if (const auto found = live.find(id); found != live.end()) moved += found->second;
       if (!sources.empty() && moved > room_for_run) break;
       sources.push_back(id);

@@ -122,8 +122,9 @@ class Maintenance {
   /// Whether it would be if it had `taken` bytes more.
   [[nodiscard]] bool is_short(TierIndex tier, std::uint64_t taken = 0) const;
   [[nodiscard]] bool has_tier(TierKind kind) const;
-  /// The first journal segment that an epoch within its VM's window needs for itself.
-  [[nodiscard]] SegmentId window_begins() const;
+  /// The first journal segment that an epoch which is not thinned yet (thinned_up_to()) needs for
+  /// itself.
+  [[nodiscard]] SegmentId unthinned_begins() const;
   bool pace(std::uint64_t bytes);
 
   Ground ground_;

@@ -2,41 +2,43 @@
 
 #include <algorithm>
 #include <system_error>
+#include <utility>
 
 #include "base/assert.h"
 
 namespace vmshadow::store {
 
-RecordStream::RecordStream(const SegmentFiles& segments, format::RecordType type,
-                           const SegmentFiles::Owner& owner, std::span<const RecordPlace> places)
-    : segments_(segments), type_(type), owner_(owner), places_(places) {
+RecordStream::RecordStream(const SegmentFiles& segments, const SegmentFiles::Owner& owner,
+                           Wanted wanted)
+    : segments_(segments), owner_(owner), wanted_(std::move(wanted)) {
   std::uint64_t bytes = 0;
-  for (const RecordPlace& place : places) bytes += place.record_bytes();
+  for (const RecordPlace& place : wanted_.places) bytes += place.record_bytes();
   if (bytes < kThreadBytesMin) return;
+  const unsigned count = std::clamp(std::thread::hardware_concurrency(), 1U, kThreadsMax);
   try {
-    thread_ = std::thread([this] { read_ahead(); });
+    for (unsigned i = 0; i < count; ++i) threads_.emplace_back([this] { work_ahead(); });
   } catch (const std::system_error&) {
-    // No thread to be had: it is only slower.
+    // With fewer threads, or none, it is only slower.
   }
 }
 
 RecordStream::~RecordStream() {
-  if (!thread_.joinable()) return;
   {
     const std::lock_guard lock(mutex_);
     stopping_ = true;
   }
   changed_.notify_all();
-  thread_.join();
+  for (std::thread& thread : threads_) thread.join();
 }
 
 RecordStream::Run RecordStream::run_from(std::size_t first) const {
-  const std::uint64_t begin = places_[first].offset().value;
-  Run run{first, first + 1, places_[first].record_bytes()};
-  for (; run.end < places_.size(); ++run.end) {
-    const RecordPlace& place = places_[run.end];
+  const std::span<const RecordPlace> places = wanted_.places;
+  const std::uint64_t begin = places[first].offset().value;
+  Run run{first, first + 1, places[first].record_bytes()};
+  for (; run.end < places.size() && run.end - first < kRunRecordsMax; ++run.end) {
+    const RecordPlace& place = places[run.end];
     const std::uint64_t offset = place.offset().value;
-    if (place.segment() != places_[first].segment() || offset < begin + run.bytes ||
+    if (place.segment() != places[first].segment() || offset < begin + run.bytes ||
         offset - begin - run.bytes > kGapBytesMax ||
         offset + place.record_bytes() - begin > kReadBytes) {
       break;
@@ -46,53 +48,77 @@ RecordStream::Run RecordStream::run_from(std::size_t first) const {
   return run;
 }
 
-void RecordStream::announce() {
-  while (announced_end_ < places_.size() && announced_bytes_ < kAnnouncedBytes) {
-    const Run run = run_from(announced_end_);
-    const RecordPlace& first = places_[run.first];
+std::vector<RecordStream::Run> RecordStream::announce_beyond(const Run& run) {
+  std::vector<Run> runs;
+  if (announced_end_ >= run.end) announced_bytes_ -= std::min(announced_bytes_, run.bytes);
+  announced_end_ = std::max(announced_end_, run.end);
+  while (announced_end_ < wanted_.places.size() && announced_bytes_ < kAnnouncedBytes) {
+    runs.push_back(run_from(announced_end_));
+    announced_end_ = runs.back().end;
+    announced_bytes_ += runs.back().bytes;
+  }
+  return runs;
+}
+
+void RecordStream::tell(const std::vector<Run>& runs) const {
+  for (const Run& run : runs) {
+    const RecordPlace& first = wanted_.places[run.first];
     segments_.will_read(first.segment(), first.offset(), run.bytes);
-    announced_end_ = run.end;
-    announced_bytes_ += run.bytes;
   }
 }
 
-void RecordStream::fill(Buffer& buffer, std::size_t first) {
-  announce();
-  buffer.run = run_from(first);
-  announced_bytes_ -= std::min(announced_bytes_, buffer.run.bytes);
-  buffer.bytes.resize(std::max<std::size_t>(kReadBytes, buffer.run.bytes));
-  const RecordPlace& begin = places_[first];
-  const auto got = segments_.read_raw(
-      begin.segment(), begin.offset(),
-      MutableByteSpan(buffer.bytes).first(static_cast<std::size_t>(buffer.run.bytes)));
+bool RecordStream::decode(std::size_t place, ByteSpan record, Buffer& buffer,
+                          MutableByteSpan out) const {
+  const RecordPlace& at = wanted_.places[place];
+  const auto prefix = SegmentFiles::check(at, wanted_.type, owner_, record);
+  if (!prefix) return false;
+  const auto body = segments_.plain_body(at, owner_, *prefix,
+                                         record.subspan(format::kRecordPrefixBytes), buffer.opened);
+  return body && wanted_.decode(place, *body, out);
+}
+
+void RecordStream::fill(Buffer& buffer) const {
+  const Run& run = buffer.run;
+  const RecordPlace& begin = wanted_.places[run.first];
+  const std::size_t count = run.end - run.first;
+  buffer.bytes.resize(std::max<std::size_t>(kReadBytes, run.bytes));
+  buffer.decoded.resize(std::max(buffer.decoded.size(), count * wanted_.decoded_bytes));
+  buffer.sound.assign(count, 0);
+  const auto got =
+      segments_.read_raw(begin.segment(), begin.offset(),
+                         MutableByteSpan(buffer.bytes).first(static_cast<std::size_t>(run.bytes)));
   const ByteSpan read = ByteSpan(buffer.bytes).first(got ? *got : 0);
-  buffer.sound.clear();
-  for (std::size_t i = first; i < buffer.run.end; ++i) {
-    const auto at = static_cast<std::size_t>(places_[i].offset().value - begin.offset().value);
-    std::optional<format::RecordPrefix> prefix;
-    if (at + places_[i].record_bytes() <= read.size()) {
-      const ByteSpan record = read.subspan(at, places_[i].record_bytes());
-      if (const auto sound = SegmentFiles::check(places_[i], type_, owner_, record))
-        prefix = *sound;
-    }
-    buffer.sound.push_back(prefix);
+  for (std::size_t i = 0; i < count; ++i) {
+    const RecordPlace& place = wanted_.places[run.first + i];
+    const auto at = static_cast<std::size_t>(place.offset().value - begin.offset().value);
+    if (at + place.record_bytes() > read.size()) continue;
+    const auto out =
+        MutableByteSpan(buffer.decoded).subspan(i * wanted_.decoded_bytes, wanted_.decoded_bytes);
+    buffer.sound[i] =
+        decode(run.first + i, read.subspan(at, place.record_bytes()), buffer, out) ? 1 : 0;
   }
 }
 
-void RecordStream::read_ahead() {
-  for (std::size_t first = 0; first < places_.size();) {
+void RecordStream::work_ahead() {
+  while (true) {
+    Buffer* buffer = nullptr;
+    std::vector<Run> ahead;
     {
-      // The caller holds one of the buffers.
       std::unique_lock lock(mutex_);
-      changed_.wait(lock, [this] { return stopping_ || filled_ - taken_ + 1 < kBuffers; });
-      if (stopping_) return;
+      // The run before taken_ is in the caller's hands.
+      changed_.wait(lock, [this] { return stopping_ || claimed_ + 1 < taken_ + kBuffers; });
+      if (stopping_ || claimed_end_ == wanted_.places.size()) return;
+      buffer = &buffers_[claimed_++ % kBuffers];
+      buffer->run = run_from(claimed_end_);
+      buffer->ready = false;
+      claimed_end_ = buffer->run.end;
+      ahead = announce_beyond(buffer->run);
     }
-    Buffer& buffer = buffers_[filled_ % kBuffers];
-    fill(buffer, first);
-    first = buffer.run.end;
+    tell(ahead);
+    fill(*buffer);
     {
       const std::lock_guard lock(mutex_);
-      ++filled_;
+      buffer->ready = true;
     }
     changed_.notify_all();
   }
@@ -100,30 +126,33 @@ void RecordStream::read_ahead() {
 
 void RecordStream::take_run() {
   current_ = &buffers_[taken_ % kBuffers];
-  if (!thread_.joinable()) {
-    fill(*current_, next_);
+  if (threads_.empty()) {
+    current_->run = run_from(next_);
+    tell(announce_beyond(current_->run));
+    fill(*current_);
     return;
   }
   std::unique_lock lock(mutex_);
   ++taken_;
   changed_.notify_all();  // the buffer that was in our hands is free
-  changed_.wait(lock, [this] { return filled_ >= taken_; });
+  changed_.wait(lock, [this] { return claimed_ >= taken_ && current_->ready; });
 }
 
 Result<ByteSpan> RecordStream::next() {
-  VMSHADOW_ASSERT(next_ < places_.size());
+  VMSHADOW_ASSERT(next_ < wanted_.places.size());
   if (current_ == nullptr || next_ == current_->run.end) take_run();
   const std::size_t i = next_++;
-  const RecordPlace& place = places_[i];
-  if (const auto& prefix = current_->sound[i - current_->run.first]) {
-    const std::uint64_t at = place.offset().value - places_[current_->run.first].offset().value;
-    const ByteSpan body = ByteSpan(current_->bytes)
-                              .subspan(static_cast<std::size_t>(at), place.record_bytes())
-                              .subspan(format::kRecordPrefixBytes);
-    return segments_.plain_body(place, owner_, *prefix, body, opened_);
+  if (const std::size_t at = i - current_->run.first; current_->sound[at] != 0) {
+    return ByteSpan(current_->decoded).subspan(at * wanted_.decoded_bytes, wanted_.decoded_bytes);
   }
-  VMSHADOW_TRY(segments_.read(place, type_, owner_, alone_));
-  return segments_.plain_body(place, owner_, alone_.prefix, alone_.body(), opened_);
+  SegmentFiles::Record record;
+  VMSHADOW_TRY(segments_.read(wanted_.places[i], wanted_.type, owner_, record));
+  VMSHADOW_ASSIGN(
+      const ByteSpan body,
+      segments_.plain_body(wanted_.places[i], owner_, record.prefix, record.body(), alone_opened_));
+  alone_decoded_.resize(wanted_.decoded_bytes);
+  VMSHADOW_TRY(wanted_.decode(i, body, alone_decoded_));
+  return ByteSpan(alone_decoded_);
 }
 
 }  // namespace vmshadow::store

@@ -1,17 +1,23 @@
-// Reads many records in the order of the disk. Records that lie close together in one segment come
-// in one read of about a MiB; a thread reads and checks them ahead of the caller, who decodes
-// meanwhile, and the kernel is told of the reads that follow. If a read fails or ends short, or a
-// record is not what was expected, it is read again by itself, so that damage to one costs, and is
-// blamed on, that one alone.
+// Reads many records in the order of the disk and decodes them. Records that lie close together in
+// one segment are a run, of about a MiB, and come in one read. Threads work ahead of the caller,
+// each on a run of its own: one waits for the disk while another decodes; the kernel is told of the
+// reads that follow.
+//
+//   places ──► run 0: read, check, decode ──┐
+//              run 1: read, check, decode ──┼──► next(), in the order of the places
+//              run 2: …                   ──┘
+//
+// If a read fails or ends short, or a record is not what was expected or does not decode, the
+// caller's thread does it again for that record alone, so that damage to one costs, and is blamed
+// on, that one alone.
 #pragma once
 
 #include <array>
 #include <condition_variable>
 #include <cstddef>
+#include <functional>
 #include <mutex>
-#include <optional>
 #include <span>
-#include <string>
 #include <thread>
 #include <vector>
 
@@ -23,26 +29,37 @@ namespace vmshadow::store {
 
 class RecordStream {
  public:
-  /// `places` rise by position. All that is given must outlive the stream.
-  RecordStream(const SegmentFiles& segments, format::RecordType type,
-               const SegmentFiles::Owner& owner, std::span<const RecordPlace> places);
+  /// Makes of the plain body of the record at places[place] what is wanted of it, in `out`. Called
+  /// on any thread, several at once; after an error perhaps once more.
+  using Decode = std::function<Status(std::size_t place, ByteSpan body, MutableByteSpan out)>;
+  struct Wanted {
+    format::RecordType type{};
+    std::span<const RecordPlace> places;  ///< rising by position
+    Decode decode;
+    std::size_t decoded_bytes{};  ///< what decode() has room for, of each record
+  };
+  /// All that is given must outlive the stream.
+  RecordStream(const SegmentFiles& segments, const SegmentFiles::Owner& owner, Wanted wanted);
   ~RecordStream();
   RecordStream(const RecordStream&) = delete;
   RecordStream& operator=(const RecordStream&) = delete;
 
-  /// The next record's plain body, checked, valid until the next call; there must be one. Errors as
-  /// SegmentFiles::read() and plain_body().
+  /// The next record, decoded, valid until the next call; there must be one. Errors as
+  /// SegmentFiles::read(), plain_body() and decode().
   [[nodiscard]] Result<ByteSpan> next();
 
  private:
   static constexpr std::size_t kReadBytes = std::size_t{1} << 20;
+  /// Of small records no more than this, or what they decode to takes too much memory.
+  static constexpr std::size_t kRunRecordsMax = 48;
   /// Reading over a gap this wide is cheaper than another read.
   static constexpr std::size_t kGapBytesMax = std::size_t{16} << 10;
   /// Kernel's read-ahead: so much is under way at a time.
   static constexpr std::uint64_t kAnnouncedBytes = std::uint64_t{8} << 20;
-  /// Less than this is read by the caller: a thread costs more than it gains.
+  /// Less than this is read by the caller: threads cost more than they gain.
   static constexpr std::uint64_t kThreadBytesMin = std::uint64_t{4} << 20;
-  static constexpr std::size_t kBuffers = 3;
+  static constexpr unsigned kThreadsMax = 3;
+  static constexpr std::size_t kBuffers = 5;  ///< one is in the caller's hands
 
   /// Records that are read at once: places from `first` to before `end`.
   struct Run {
@@ -50,43 +67,47 @@ class RecordStream {
     std::size_t end{};
     std::uint64_t bytes{};
   };
-  /// A run that was read.
+  /// A run, read and decoded.
   struct Buffer {
     Run run;
     std::vector<std::byte> bytes;
-    /// By record: its prefix, if it is in `bytes`, and as expected.
-    std::vector<std::optional<format::RecordPrefix>> sound;
+    std::vector<std::byte> opened;   ///< scratch: the plain body of a sealed record
+    std::vector<std::byte> decoded;  ///< by record
+    std::vector<char> sound;         ///< by record: whether it is in `decoded`
+    bool ready = false;
   };
   [[nodiscard]] Run run_from(std::size_t first) const;
-  void announce();
-  /// Reads the run that begins at place `first`.
-  void fill(Buffer& buffer, std::size_t first);
-  void read_ahead();
-  /// The next run, from whoever reads.
+  /// The runs that the kernel is to be told of, now that `run` is about to be read.
+  [[nodiscard]] std::vector<Run> announce_beyond(const Run& run);
+  void tell(const std::vector<Run>& runs) const;
+  /// Reads and decodes buffer.run.
+  void fill(Buffer& buffer) const;
+  [[nodiscard]] bool decode(std::size_t place, ByteSpan record, Buffer& buffer,
+                            MutableByteSpan out) const;
+  void work_ahead();
+  /// The next run, from whoever made it.
   void take_run();
 
   const SegmentFiles& segments_;
-  const format::RecordType type_;
   const SegmentFiles::Owner& owner_;
-  const std::span<const RecordPlace> places_;
-
-  // Of whoever reads.
-  std::size_t announced_end_ = 0;      ///< the kernel was told of the places before this one
-  std::uint64_t announced_bytes_ = 0;  ///< of those, told but not read yet
+  const Wanted wanted_;
 
   // Of the caller.
   std::size_t next_ = 0;
   Buffer* current_ = nullptr;
-  SegmentFiles::Record alone_;
-  std::vector<std::byte> opened_;
+  std::vector<std::byte> alone_opened_;
+  std::vector<std::byte> alone_decoded_;  ///< a record that was done again by itself
 
-  std::array<Buffer, kBuffers> buffers_;  ///< used in turn
+  std::array<Buffer, kBuffers> buffers_;  ///< run n is in buffer n % kBuffers
   std::mutex mutex_;
   std::condition_variable changed_;
-  std::size_t filled_ = 0;  ///< runs read
-  std::size_t taken_ = 0;   ///< runs taken by the caller; the last of them is in its hands
+  std::size_t claimed_ = 0;            ///< runs that somebody has begun with
+  std::size_t claimed_end_ = 0;        ///< the place behind them
+  std::size_t taken_ = 0;              ///< runs the caller has had, the one in its hands included
+  std::size_t announced_end_ = 0;      ///< the kernel was told of the places before this one
+  std::uint64_t announced_bytes_ = 0;  ///< of those, told but not read yet
   bool stopping_ = false;
-  std::thread thread_;  ///< none: the caller reads
+  std::vector<std::thread> threads_;  ///< none: the caller does it
 };
 
 }  // namespace vmshadow::store

@@ -229,6 +229,17 @@ std::string policy_text(const RetentionPolicy& policy) {
   return text;
 }
 
+WallTime thinned_up_to(const RetentionPolicy& policy, WallTime newest) {
+  const std::int64_t window_ns = horizon_ns(newest.ns, policy.window);
+  if (policy.minutely.count() == 0) return {window_ns};
+  constexpr std::int64_t minute_ns = 60 * kSecondNs;
+  std::int64_t begin_ns = 0;
+  if (__builtin_mul_overflow(bucket_of(window_ns, minute_ns), minute_ns, &begin_ns)) {
+    return {std::numeric_limits<std::int64_t>::min()};
+  }
+  return {begin_ns};
+}
+
 std::vector<Epoch> epochs_to_drop(std::span<const DatedEpoch> epochs, const RetentionPolicy& policy,
                                   const std::set<Epoch>& pins, std::optional<WallTime> now) {
   std::vector<Epoch> dropped;

@@ -68,4 +68,9 @@ struct DatedEpoch {
                                                 const std::set<Epoch>& pins,
                                                 std::optional<WallTime> now = {});
 
+/// Epochs committed before this are thinned, to one a minute or less, seen from the newest; those
+/// behind it are in the window, or of a minute that is not behind the window as a whole yet: all of
+/// them are still there. (A level of hours is not waited for.)
+[[nodiscard]] WallTime thinned_up_to(const RetentionPolicy& policy, WallTime newest);
+
 }  // namespace vmshadow::store

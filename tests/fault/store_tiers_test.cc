@@ -106,6 +106,31 @@ TEST_F(StoreTiersTest, CapacitiesAreKept) {
   EXPECT_EQ(store->reader()->vm("web")->epochs.size(), 120u);
 }
 
+/// Moved out of the journal before it is thinned, most of a minute would be moved for nothing.
+TEST_F(StoreTiersTest, AMinuteStaysInTheJournalUntilItIsThinned) {
+  options_.retention = {seconds(60), hours(1), seconds(0), seconds(0)};
+  auto store = must_open();
+  auto session = store->open_session("web", "a");
+  ASSERT_TRUE(session);
+  const std::int64_t begin_s = clock_.wall().ns / 1'000'000'000;
+  const std::int64_t thinned_s = (begin_s / 60 + 1) * 60 + 60;  // its first minute is
+  while (clock_.wall().ns / 1'000'000'000 + 5 < thinned_s) {
+    clock_.advance(seconds(5));
+    ASSERT_TRUE(ship(**session));
+    ASSERT_TRUE(store->maintain());
+    ASSERT_EQ(store->stats().moved_bytes, 0u);
+  }
+  const auto before = store->stats();
+  EXPECT_GT(clock_.wall().ns / 1'000'000'000, begin_s + 60) << "some of it is behind the window";
+  EXPECT_GT(before.journal_segments, 2u) << "and could be moved";
+  clock_.advance(seconds(5));
+  ASSERT_TRUE(ship(**session));
+  ASSERT_TRUE(store->maintain());
+  EXPECT_GT(store->stats().moved_bytes, 0u);
+  EXPECT_LT(store->stats().epochs, before.epochs);
+  EXPECT_EQ(check(*store), "");
+}
+
 TEST_F(StoreTiersTest, WhatIsReadAgainAndAgainMovesToTheFastTier) {
   options_.tiers = {{TierKind::ssd, ssd_, 64 * kMiB}, {TierKind::hdd, hdd_, 64 * kMiB}};
   options_.retention = {seconds(10), hours(1), seconds(0), seconds(0)};

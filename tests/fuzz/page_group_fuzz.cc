@@ -26,6 +26,19 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
       VMSHADOW_ASSERT(std::memcmp(page.data(), pages.data() + slot * kPageBytes, kPageBytes) == 0);
     }
   }
+  // So may some of them, chosen by the input.
+  const auto mask = static_cast<std::uint16_t>((1U << group->page_count) - 1);
+  const auto wanted = static_cast<std::uint16_t>(group->checksums[0] & mask);
+  if (wanted != 0) {
+    std::vector<std::byte> some(pages.size());
+    const auto decoded = delta::decode_wanted(*group, wanted, some);
+    VMSHADOW_ASSERT(decoded || !all);
+    for (std::size_t slot = 0; slot < group->page_count && decoded; ++slot) {
+      if ((wanted >> slot & 1) == 0) continue;
+      const std::byte* const page = some.data() + slot * kPageBytes;
+      VMSHADOW_ASSERT(format::page_checksum(page) == group->checksums[slot]);
+    }
+  }
   // What is salvaged is what decodes.
   std::vector<std::byte> salvaged(pages.size());
   const std::uint16_t whole = delta::salvage_pages(*group, salvaged);

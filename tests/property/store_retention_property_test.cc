@@ -178,6 +178,26 @@ RC_GTEST_PROP(RetentionProperty, ManyPassesLeaveWhatOneLeaves, ()) {
   RC_ASSERT(numbers(thinned(stepwise, policy, pins)) == numbers(thinned(epochs, policy, pins)));
 }
 
+/// Behind thinned_up_to() there is one a minute at most, before it nothing has gone.
+RC_GTEST_PROP(RetentionProperty, ThinnedUpToParts, ()) {
+  const RetentionPolicy policy = any_policy();
+  const Epochs epochs = any_rising();
+  if (epochs.empty()) return;
+  const WallTime thinned_to = thinned_up_to(policy, epochs.back().committed);
+  std::map<std::int64_t, int> of_minute;
+  std::size_t recent = 0;
+  for (const DatedEpoch& e : thinned(epochs, policy, {})) {
+    if (e.committed >= thinned_to) {
+      ++recent;
+    } else if (policy.minutely.count() > 0 && e.epoch != epochs.back().epoch) {
+      RC_ASSERT(++of_minute[bucket_of(e.committed.ns, 60)] == 1);
+    }
+  }
+  RC_ASSERT(recent == static_cast<std::size_t>(std::count_if(
+                          epochs.begin(), epochs.end(),
+                          [&](const DatedEpoch& e) { return e.committed >= thinned_to; })));
+}
+
 /// Behind the window there is one of each bucket that is its newest, so few are left.
 RC_GTEST_PROP(RetentionProperty, WhatStaysBehindTheWindowIsTheNewestOfItsMinute, ()) {
   RetentionPolicy policy = any_policy();

@@ -11,7 +11,6 @@
 
 #include "io/aligned_buffer.h"
 #include "io/append_file.h"
-#include "io/batch_reader.h"
 #include "io/file.h"
 #include "io/uring.h"
 #include "support/temp_dir.h"
@@ -194,77 +193,6 @@ INSTANTIATE_TEST_SUITE_P(Backends, AppendFileTest,
                                                   ? "Uring"
                                                   : "Syscalls") +
                                   (param.param.direct == DirectIo::off ? "Buffered" : "Direct");
-                         });
-
-class BatchReaderTest : public testing::TestWithParam<FileBackend> {};
-
-TEST_P(BatchReaderTest, ReadsManyPlacesAtOnce) {
-  const test::TempDir temp;
-  const auto bytes = pattern(1'000'000, 1);
-  {
-    std::ofstream out(temp.file("a"), std::ios::binary);
-    out.write(reinterpret_cast<const char*>(bytes.data()), 1'000'000);
-  }
-  const auto fd = open_for_reading(temp.file("a"));
-  ASSERT_TRUE(fd);
-  auto reader = BatchReader::create(GetParam());
-  ASSERT_TRUE(reader) << reader.error().message;
-  std::vector<std::vector<std::byte>> places(500);
-  std::vector<ReadRequest> requests;
-  for (std::size_t i = 0; i < places.size(); ++i) {
-    places[i].resize(i * 13 % 9'000);
-    requests.push_back({fd->get(), i * 7'919 % 1'000'000, places[i]});
-  }
-  requests.push_back({-1, 0, places[1]});                 // no file
-  requests.push_back({fd->get(), 2'000'000, places[2]});  // behind the end
-  (*reader)->read(requests);
-  for (std::size_t i = 0; i < places.size(); ++i) {
-    const ReadRequest& request = requests[i];
-    const auto there = std::min<std::size_t>(places[i].size(), 1'000'000 - request.offset);
-    EXPECT_EQ(request.error, 0);
-    ASSERT_EQ(request.bytes_read, there);
-    EXPECT_EQ(request.whole(), there == places[i].size());
-    ASSERT_TRUE(std::equal(places[i].begin(), places[i].begin() + static_cast<long>(there),
-                           bytes.begin() + static_cast<long>(request.offset)));
-  }
-  EXPECT_EQ(requests[500].error, EBADF);
-  EXPECT_FALSE(requests[500].whole());
-  EXPECT_EQ(requests[501].error, 0);
-  EXPECT_EQ(requests[501].bytes_read, 0u);
-  (*reader)->read({});
-}
-
-TEST_P(BatchReaderTest, ReadsPastThePageCache) {
-  const test::TempDir temp;
-  const auto bytes = pattern(10 * kDirectBlockBytes, 1);
-  {
-    std::ofstream out(temp.file("a"), std::ios::binary);
-    out.write(reinterpret_cast<const char*>(bytes.data()), 10 * kDirectBlockBytes);
-  }
-  const auto fd = open_for_direct_reading(temp.file("a"));
-  if (!fd) {
-    ASSERT_EQ(fd.error().code, Errc::unsupported) << fd.error().message;
-    GTEST_SKIP() << "no O_DIRECT in the temporary directory";
-  }
-  auto reader = BatchReader::create(GetParam());
-  ASSERT_TRUE(reader);
-  AlignedBuffer into(4 * kDirectBlockBytes);
-  ReadRequest requests[] = {
-      {fd->get(), 2 * kDirectBlockBytes, into.span().first(2 * kDirectBlockBytes)},
-      {fd->get(), 7 * kDirectBlockBytes, into.span().last(2 * kDirectBlockBytes)}};
-  (*reader)->read(requests);
-  ASSERT_TRUE(requests[0].whole() && requests[1].whole());
-  EXPECT_EQ(std::memcmp(into.data(), &bytes[2 * kDirectBlockBytes], 2 * kDirectBlockBytes), 0);
-  EXPECT_EQ(std::memcmp(&into.data()[2 * kDirectBlockBytes], &bytes[7 * kDirectBlockBytes],
-                        2 * kDirectBlockBytes),
-            0);
-  EXPECT_EQ(open_for_direct_reading(temp.file("b")).error().code, Errc::not_found);
-}
-
-INSTANTIATE_TEST_SUITE_P(Backends, BatchReaderTest,
-                         testing::Values(FileBackend::uring, FileBackend::syscalls),
-                         [](const auto& param) {
-                           return param.param == FileBackend::uring ? "Uring" : "Syscalls";
                          });
 
 TEST(FileTest, LocksAreExclusiveAndNamed) {

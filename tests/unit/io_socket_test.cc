@@ -37,5 +37,30 @@ TEST(SocketTest, ReadHoldsItsDeadlineAgainstASilentPeer) {
   EXPECT_EQ(read.error().code, Errc::timed_out);
 }
 
+TEST(SocketTest, PassedDescriptorIsTheSameConnection) {
+  auto channel = socket_pair();
+  auto pair = socket_pair();
+  ASSERT_TRUE(channel && pair);
+  EXPECT_FALSE(take_passed_fd(channel->second.get()));
+  const auto soon = deadline_after(std::chrono::seconds(1));
+  const std::byte byte{};
+  ASSERT_TRUE(write_with_fd(channel->first.get(), {&byte, 1}, pair->first.get(), soon));
+  channel->first.reset();  // what is on its way arrives all the same
+  const UniqueFd passed = take_passed_fd(channel->second.get());
+  ASSERT_TRUE(passed);
+  ASSERT_TRUE(write_all(passed.get(), {&byte, 1}, soon));
+  std::byte into[1];
+  EXPECT_TRUE(read_exact(pair->second.get(), into, soon));
+  EXPECT_FALSE(take_passed_fd(channel->second.get()));
+}
+
+TEST(SocketTest, ByteWithoutADescriptorIsNone) {
+  auto channel = socket_pair();
+  ASSERT_TRUE(channel);
+  const std::byte byte{};
+  ASSERT_TRUE(write_all(channel->first.get(), {&byte, 1}, deadline_after(std::chrono::seconds(1))));
+  EXPECT_FALSE(take_passed_fd(channel->second.get()));
+}
+
 }  // namespace
 }  // namespace vmshadow::io

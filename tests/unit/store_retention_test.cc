@@ -68,6 +68,20 @@ TEST(RetentionTest, AMinuteIsThinnedOnceAllOfItIsBehindTheWindow) {
   EXPECT_THAT(kept(at_seconds({120, 130, 179, 240}), policy), ElementsAre(179, 240));
 }
 
+TEST(RetentionTest, ThinnedUpToTheMinuteInWhichTheWindowBegins) {
+  const auto at = [](const RetentionPolicy& policy, std::int64_t newest_s) {
+    return thinned_up_to(policy, WallTime{newest_s * kSecond}).ns / kSecond;
+  };
+  const RetentionPolicy minutely{seconds(60), hours(1), {}, {}};
+  EXPECT_EQ(at(minutely, 239), 120);
+  EXPECT_EQ(at(minutely, 240), 180);
+  EXPECT_EQ(at(minutely, 1), -60);
+  EXPECT_EQ(at({seconds(60), {}, hours(24), {}}, 239), 179) << "hours are not waited for";
+  constexpr std::int64_t lowest = std::numeric_limits<std::int64_t>::min();
+  EXPECT_EQ(thinned_up_to(minutely, WallTime{lowest}).ns, lowest);
+  EXPECT_EQ(thinned_up_to({seconds(0), hours(1), {}, {}}, WallTime{lowest}).ns, lowest);
+}
+
 TEST(RetentionTest, MinutesHandOverToHoursToDaysToNothing) {
   const RetentionPolicy policy{minutes(1), hours(1), hours(24), hours(48)};
   const std::int64_t t = 100 * kDay;
