@@ -159,7 +159,7 @@ TEST(FullPassHazard, TheVmIsSuspended) {
   FaultRig rig;
   StoreProgram store = must(StoreProgram::start(rig.store_directory()));
   SidecarProgram sidecar = protect_by_full_passes(rig, store);
-  const auto observer = rig.observer();
+  auto observer = rig.observer();
   for (int round = 0; round < 3; ++round) {
     SCOPED_TRACE(round);
     // At any moment of a pass; within its end QEMU overtakes it, or files it under another name.
@@ -176,6 +176,7 @@ TEST(FullPassHazard, TheVmIsSuspended) {
     must(qmp::cont(*observer));
     must(sidecar.wait_for_epochs(sidecar.epochs() + 3, io::deadline_after(kFaultPatience)));
   }
+  observer.reset();
   EXPECT_EQ(sidecar.attachments(), 1U);
   EXPECT_EQ(must(sidecar.stop()).text(), "exit code 0") << sidecar.messages();
   rig.expect_runs_on();
@@ -240,14 +241,16 @@ TEST(FullPassHazard, SomebodyElseMigrates) {
   config.interval = milliseconds(1000);
   SidecarProgram sidecar = must(SidecarProgram::start(config));
   must(sidecar.wait_for_epochs(2, io::deadline_after(kFaultPatience)));
-  const auto observer = rig.observer();
+  auto observer = rig.observer();
   wait_until([&] { return !must(qmp::query_migrate(*observer)).active(); });
   must(qmp::migrate_set_parameters(*observer, {{"max-bandwidth", 4096}}));
   wait_until([&] { return qmp::migrate(*observer, "exec:cat > /dev/null").has_value(); });
   wait_for_text(sidecar, "a migration of this VM that is not ours is under way");
   EXPECT_TRUE(must(qmp::query_migrate(*observer)).active());
   must(qmp::migrate_cancel(*observer));
+  must(qmp::migrate_set_parameters(*observer, {{"max-bandwidth", 128 << 20}}));
   must(sidecar.wait_for_epochs(sidecar.epochs() + 2, io::deadline_after(kFaultPatience)));
+  observer.reset();
   EXPECT_EQ(sidecar.attachments(), 1U);
   EXPECT_EQ(must(sidecar.stop()).text(), "exit code 0") << sidecar.messages();
   rig.expect_runs_on();
@@ -305,14 +308,14 @@ TEST(FullPassHazard, TheWorkerIsKilledAtAnyMoment) {
 
 /// Halts the worker in a pass's end, where the VM stands still in `state`.
 bool halt_in_state(qmp::Session& observer, pid_t worker, const std::string& state) {
-  for (int sample = 0; sample < 3000; ++sample) {
+  const auto deadline = io::deadline_after(kFaultPatience);
+  while (io::Deadline::clock::now() < deadline) {
+    // Only then: a worker that is halted again and again would not come so far.
+    if (run_state(observer) != state) continue;
     ::kill(worker, SIGSTOP);
-    if (run_state(observer) == state) {
-      ::poll(nullptr, 0, 30);
-      if (run_state(observer) == state) return true;
-    }
+    ::poll(nullptr, 0, 30);
+    if (run_state(observer) == state) return true;
     ::kill(worker, SIGCONT);
-    ::poll(nullptr, 0, sample % 3);
   }
   return false;
 }
@@ -324,8 +327,7 @@ TEST(FullPassHazard, TheWorkerIsKilledWhileTheVmStandsStill) {
   StoreProgram store = must(StoreProgram::start(rig.store_directory()));
   SidecarProgram sidecar = protect_by_full_passes(rig, store);
   const pid_t worker = must(sidecar.worker_pid());
-  const auto observer = rig.observer();
-  ASSERT_TRUE(halt_in_state(*observer, worker, "finish-migrate"));
+  ASSERT_TRUE(halt_in_state(*rig.observer(), worker, "finish-migrate"));
   ::kill(worker, SIGKILL);
   expect_end(sidecar, 1, {"the worker was killed by signal 9; the VM was released, runs on"});
   rig.expect_runs_on();
@@ -350,7 +352,9 @@ TEST(FullPassHazard, TheWorkerIsStoppedWhileTheVmStandsStill) {
 }
 
 /// Worker and guard die together where QEMU has completed a pass and nobody resumed the VM.
-void leave_in_postmigrate(FaultRig& rig, qmp::Session& observer) {
+void leave_in_postmigrate(FaultRig& rig) {
+  const auto session = rig.observer();
+  qmp::Session& observer = *session;
   // The very state, made by the very steps: a sample would meet it once in thousands of passes.
   must(qmp::migrate_set_capabilities(observer, {{"return-path", true}, {"events", true}}));
   must(qmp::migrate_set_parameters(
@@ -373,14 +377,12 @@ void leave_in_postmigrate(FaultRig& rig, qmp::Session& observer) {
     }
     return run_state(observer) == "postmigrate";
   });
-  static_cast<void>(rig);
 }
 
 TEST(FullPassHazard, BothDiedInPostmigrateThenRelease) {
   VMSHADOW_REQUIRE(guest_available({}));
   FaultRig rig;
-  const auto observer = rig.observer();
-  leave_in_postmigrate(rig, *observer);
+  leave_in_postmigrate(rig);
   const Ran released = must(run_program(
       {program_path("vmshadow-sidecar"), "--release", "--qmp", rig.guest().qmp_path()}));
   EXPECT_EQ(released.status.text(), "exit code 0") << released.err;
@@ -396,8 +398,7 @@ TEST(FullPassHazard, BothDiedInPostmigrateThenTheNextStartReleasesFirst) {
   VMSHADOW_REQUIRE(guest_available({}));
   FaultRig rig;
   StoreProgram store = must(StoreProgram::start(rig.store_directory()));
-  const auto observer = rig.observer();
-  leave_in_postmigrate(rig, *observer);
+  leave_in_postmigrate(rig);
   SidecarProgram sidecar = protect_by_full_passes(rig, store);
   EXPECT_THAT(sidecar.messages(), HasSubstr("it was released, it runs"));
   EXPECT_EQ(must(sidecar.stop()).text(), "exit code 0") << sidecar.messages();
