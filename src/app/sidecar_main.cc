@@ -42,6 +42,10 @@ processes be killed, the next start releases the VM first; so does, on its own:
 
   vmshadow-sidecar --release --qmp /run/vm1.qmp
 
+Where a QEMU's COLO is absent or broken each epoch is a whole migration to the sidecar, of which what
+changed is shipped (--source full-pass). The lag is then at least a pass over all RAM long; status line,
+JSON and summary say what can be held.
+
 While a VM is protected, do not migrate or save it (virsh save, migrate, snapshot with memory), and do
 not plug devices: stop the sidecar first. QEMU before 10.0 may end at a `migrate` that comes meanwhile.
 
