@@ -314,7 +314,10 @@ bool halt_in_state(qmp::Session& observer, pid_t worker, const std::string& stat
     if (run_state(observer) != state) continue;
     ::kill(worker, SIGSTOP);
     ::poll(nullptr, 0, 30);
-    if (run_state(observer) == state) return true;
+    const auto still = qmp::query_status(observer, milliseconds(200));
+    // Without an answer QEMU is stuck in sending to the worker, which does not read: worse still.
+    if (!still && still.error().code == Errc::timed_out) return true;
+    if (must(still).text == state) return true;
     ::kill(worker, SIGCONT);
   }
   return false;
