@@ -118,12 +118,14 @@ Result<RunState> query_status(Session& session, std::chrono::milliseconds timeou
   return read_status(reply);
 }
 
-bool MigrationInfo::active() const {
+bool is_at_rest(std::string_view migration_status) {
   for (const std::string_view at_rest : {"none", "completed", "failed", "cancelled"}) {
-    if (status == at_rest) return false;
+    if (migration_status == at_rest) return true;
   }
-  return true;
+  return false;
 }
+
+bool MigrationInfo::active() const { return !is_at_rest(status); }
 
 Result<MigrationInfo> query_migrate(Session& session) {
   VMSHADOW_ASSIGN(const Json reply, session.execute("query-migrate"));
@@ -243,6 +245,13 @@ Result<MachineFacts> query_machine(Session& session) {
   if (!name.is_object()) return malformed("query-name");
   if (const std::string* text = string_member(name, "name")) facts.name = *text;
   return facts;
+}
+
+Result<bool> suppresses_description(Session& session) {
+  VMSHADOW_ASSIGN(const Json reply, session.execute("qom-get", {{"path", "/machine"},
+                                                                {"property", "suppress-vmdesc"}}));
+  if (!reply.is_boolean()) return malformed("qom-get");
+  return reply.get<bool>();
 }
 
 Result<std::vector<Obstacle>> find_obstacles(Session& session) {

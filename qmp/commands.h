@@ -8,6 +8,7 @@
 #include <map>
 #include <optional>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include <vmshadow/result.h>
@@ -23,6 +24,9 @@ struct RunState {
 };
 [[nodiscard]] Result<RunState> query_status(Session& session);
 [[nodiscard]] Result<RunState> query_status(Session& session, std::chrono::milliseconds timeout);
+
+/// Whether this migration status is that of none under way.
+[[nodiscard]] bool is_at_rest(std::string_view migration_status);
 
 /// `status` of query-migrate: "none" if the reply has none; and its error-desc.
 struct MigrationInfo {
@@ -65,6 +69,9 @@ struct MachineFacts {
   std::string name;  ///< -name, may be empty
 };
 [[nodiscard]] Result<MachineFacts> query_machine(Session& session);
+
+/// Whether the machine leaves the description out that else ends a migration stream.
+[[nodiscard]] Result<bool> suppresses_description(Session& session);
 
 /// A device qom path and type that cannot be captured by a RAM+device-state stream (VFIO and the
 /// like: anything QEMU reports as a migration blocker, and types starting with "vfio-" or

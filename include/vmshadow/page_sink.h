@@ -45,6 +45,9 @@ struct EpochBegin {
   bool full{};
   /// Set when `full`; outlives the call only if copied.
   const MachineDescription* machine{};
+  /// The guest runs while the pages come, as in a full pass, and a page may come more than once:
+  /// the sink shall work while they do, for they may be all of the guest's RAM.
+  bool guest_runs{};
 };
 
 struct EpochEnd {

@@ -39,6 +39,9 @@ struct EpochStats {
   std::chrono::microseconds device{};
   /// The last byte to RESUME; 0 if that was not seen.
   std::chrono::microseconds resume{};
+  /// Of a source that reads all RAM for each epoch: from our asking to the last byte. Its `request`
+  /// is the part of that in which the VM runs, `ram` begins at STOP.
+  std::optional<std::chrono::microseconds> pass{};
 };
 
 class PageSource {

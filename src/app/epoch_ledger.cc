@@ -48,6 +48,10 @@ nlohmann::json json_of(const PaceReport& pace) {
                       {"dirty_pages_per_s", pace.dirty_pages_per_s}};
   json["pause_percent"] =
       pace.pause_share ? nlohmann::json(*pace.pause_share * 100) : nlohmann::json(nullptr);
+  if (pace.passes) {
+    json["pass_ms"] = ms(pace.passes->pass);
+    json["holds_lag_ms"] = ms(pace.passes->lag);
+  }
   if (!pace.asked_for) return json;
   json["target_lag_ms"] = ms(pace.asked_for->target_lag);
   json["pause_budget_percent"] = pace.asked_for->pause_budget * 100;
@@ -65,6 +69,10 @@ std::string pace_text(const PaceReport& pace) {
   if (pace.pause_share)
     text += fmt::format(", paused {:.2f} % of the time", *pace.pause_share * 100);
   text += fmt::format(", {:.0f} dirty pages/s", pace.dirty_pages_per_s);
+  if (pace.passes) {
+    text += fmt::format("\na full pass takes {:.0f} ms: the lag that can be held is {:.0f} ms",
+                        ms(pace.passes->pass), ms(pace.passes->lag));
+  }
   if (pace.asked_for) text += fmt::format(" (decided by: {})", text_of(pace.limit));
   if (pace.cannot_hold) text += "\n" + *pace.cannot_hold;
   return text;
@@ -155,6 +163,8 @@ void EpochLedger::report(const EpochStats& stats, const ship::CommittedEpoch& ep
                         {"lag_ms", ms(epoch.peak_lag)},
                         {"store_sync_ms", ms(epoch.store_sync)},
                         {"interval_ms", ms(pace_.interval)}};
+    if (stats.pass) line["pass_ms"] = ms(*stats.pass);
+    if (pace_.passes) line["holds_lag_ms"] = ms(pace_.passes->lag);
     for (const Phase& phase : kPhaseTable)
       line[std::string(phase.name) + "_ms"] = ms(stats.*phase.took);
     fmt::print(out_, "{}\n", line.dump());
@@ -164,9 +174,10 @@ void EpochLedger::report(const EpochStats& stats, const ship::CommittedEpoch& ep
     if (now - last_line_ < kTerminalEvery) return;
     last_line_ = now;
     fmt::print(out_,
-               "\repoch {:>6}  every {:>5.0f} ms  lag {:>7.1f} ms  pause {:>6} ms  {:>6} pages  "
+               "\repoch {:>6}  every {:>5.0f} ms  lag {:>7.1f} ms{}  pause {:>6} ms  {:>6} pages  "
                "{:>8.2f} MiB  ",
                stats.epoch.value, ms(pace_.interval), ms(epoch.peak_lag),
+               pace_.passes ? fmt::format(" (can hold {:.0f})", ms(pace_.passes->lag)) : "",
                stats.pause ? fmt::format("{:.2f}", ms(*stats.pause)) : "?", stats.pages,
                mib(epoch.encoded.record_bytes));
     std::fflush(out_);

@@ -7,13 +7,17 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <functional>
+#include <memory>
 #include <utility>
 
 #include "base/say.h"
 #include "capture/abandoned_capture.h"
+#include "capture/capture_choice.h"
 #include "capture/colo_probe.h"
 #include "capture/colo_source.h"
 #include "capture/colo_versions.h"
+#include "capture/full_pass_source.h"
 #include "capture/release_vm.h"
 #include "capture/vm_claim.h"
 #include "capture/vm_events.h"
@@ -50,7 +54,8 @@ struct Protection {
   EpochLedger& ledger;
   EpochPacer& pacer;
   ship::EpochShipper& shipper;
-  capture::ColoSource& source;
+  PageSource& source;
+  const capture::CaptureChoice& choice;
   qmp::Session& session;
   io::Deadline next_tick = io::deadline_after(kTickEvery);
   ship::EncodeEffort effort{};
@@ -72,7 +77,8 @@ void Protection::announce(const EpochStats& first) const {
                         {"generation", shipper.generation().value},
                         {"epoch", first.epoch.value},
                         {"pages", first.pages},
-                        {"source", "colo"}};
+                        {"source", text_of(choice.kind)}};
+    if (!choice.why.empty()) line["why"] = choice.why;
     const auto base = shipper.builds_on();
     line["builds_on"] = base ? nlohmann::json(base->value) : nlohmann::json(nullptr);
     fmt::print(options.report_to, "{}\n", line.dump());
@@ -159,8 +165,8 @@ qmp::SessionOptions with_events(capture::VmEvents& events) {
   return options;
 }
 
-capture::ColoOptions source_options(const StopSignal& stop, capture::GuardFlags& flags,
-                                    EpochLedger& ledger) {
+capture::ColoOptions colo_options(const StopSignal& stop, capture::GuardFlags& flags,
+                                  EpochLedger& ledger) {
   capture::ColoOptions options;
   options.on_attach = [&flags](const capture::MigrationSettings& before) { flags.arm(before); };
   options.cancelled = [&stop, &flags] {
@@ -170,6 +176,32 @@ capture::ColoOptions source_options(const StopSignal& stop, capture::GuardFlags&
   options.on_first_pass = [&ledger](std::uint64_t pages) { ledger.first_pass(pages); };
   options.stopped_since_ns = &flags.stopped_since_ns;
   return options;
+}
+
+capture::FullPassOptions full_pass_options(const SidecarOptions& options, const StopSignal& stop,
+                                           capture::GuardFlags& flags, EpochLedger& ledger,
+                                           const std::function<Status()>& tick) {
+  capture::FullPassOptions to;
+  // As much behind the guard's deadline as the cadence keeps.
+  to.pause_most = options.pause_deadline / 2;
+  to.on_pass_begin = [&flags](const capture::MigrationSettings& before) { flags.arm(before); };
+  to.on_pass_end = [&flags] { flags.migrating = false; };
+  to.cancelled = [&stop, &flags] {
+    flags.beat();
+    return stop.wait(io::deadline_after({}));
+  };
+  to.on_progress = [&flags, &ledger, &tick, told = MonotonicTime{}](std::uint64_t pages) mutable {
+    if (flags.protected_since_ns != 0) return tick();
+    const MonotonicTime now = system_clock().monotonic();
+    if (now - told >= kTickEvery) {
+      told = now;
+      ledger.first_pass(pages);
+    }
+    return Status{};
+  };
+  to.stopped_since_ns = &flags.stopped_since_ns;
+  to.resume_owed = &flags.resume_owed;
+  return to;
 }
 
 /// No VM has more RAM than twice what its host has.
@@ -235,7 +267,7 @@ VmFate after_lost_monitor(const std::string& qmp_path, capture::GuardFlags& flag
     return is_gone(again.error()) ? VmFate::gone : VmFate::unknown;
   }
   if (!flags.migrating) return VmFate::runs_on;
-  if (!capture::release_vm(**again)) return VmFate::unknown;
+  if (!capture::release_vm(**again, flags.resume_owed)) return VmFate::unknown;
   const auto settings = capture::MigrationSettings::parse(flags.settings.data());
   if (settings && !settings->restore(**again)) return VmFate::unknown;
   return VmFate::runs_on;
@@ -276,13 +308,20 @@ int run_sidecar(const SidecarOptions& options, const StopSignal& stop, capture::
     if (*released) say(**released);
   }
   // Before the store grants a generation for a VM that cannot be captured anyway.
-  Status able = claim ? capture::probe_colo(**session) : Status{fail(claim.error())};
+  Status able = claim ? Status{} : Status{fail(claim.error())};
+  capture::CaptureChoice choice;
+  if (able) {
+    auto chosen = capture::choose_capture(**session, options.source);
+    if (chosen) choice = *std::move(chosen);
+    able = chosen ? capture::probe_vm(**session) : Status{fail(std::move(chosen).error())};
+  }
   if (able && !options.ignore_disks) able = capture::refuse_unprotected_disks(**session);
   if (!able) {
     say(fmt::format("VM '{}' cannot be protected: {}", options.vm_name, able.error().message));
     return ends_first_start(flags, able.error());
   }
-  if (options.guard_qmp_path.empty() &&
+  if (!choice.why.empty()) spdlog::info("VM '{}': {}", options.vm_name, choice.why);
+  if (options.guard_qmp_path.empty() && choice.kind == capture::CaptureKind::colo &&
       capture::colo_version((*session)->version()).monitor_waits_for_sends) {
     spdlog::info(
         "QEMU {} does not hear its monitor while it sends to us: a second one, for the "
@@ -309,12 +348,20 @@ int run_sidecar(const SidecarOptions& options, const StopSignal& stop, capture::
                : capture::kWorkerTryAgain;
   }
 
-  capture::ColoSource source(**session, events, system_clock(),
-                             source_options(stop, flags, ledger));
-  const Status status =
-      Protection{options, stop, flags, ledger, pacer, **shipper, source, **session}.run();
+  std::function<Status()> tick;
+  const std::unique_ptr<PageSource> source = [&]() -> std::unique_ptr<PageSource> {
+    if (choice.kind == capture::CaptureKind::colo) {
+      return std::make_unique<capture::ColoSource>(**session, events, system_clock(),
+                                                   colo_options(stop, flags, ledger));
+    }
+    return std::make_unique<capture::FullPassSource>(
+        **session, events, system_clock(), full_pass_options(options, stop, flags, ledger, tick));
+  }();
+  Protection protection{options, stop, flags, ledger, pacer, **shipper, *source, choice, **session};
+  tick = [&protection] { return protection.tick(); };
+  const Status status = protection.run();
   // The VM first, then what is still on its way to the store.
-  Status released = source.detach();
+  Status released = source->detach();
   VmFate fate = released ? VmFate::runs_on : VmFate::unknown;
   const auto monitor_lost = (*session)->closed();
   if (monitor_lost) {

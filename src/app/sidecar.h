@@ -12,6 +12,7 @@
 #include "app/stop_signal.h"
 #include "base/thread_priority.h"
 #include "capture/cadence.h"
+#include "capture/capture_kind.h"
 #include "capture/worker_guard.h"
 #include "io/socket.h"
 
@@ -24,6 +25,8 @@ struct SidecarOptions {
   std::chrono::milliseconds interval{200};
   /// Instead of a set interval: what the lag and the guest's pauses may be.
   std::optional<capture::CadenceOptions> cadence;
+  /// nullopt: COLO, or full passes where it is absent or broken.
+  std::optional<capture::CaptureKind> source;
   ThreadPriority encoder_priority = ThreadPriority::idle;
   /// Of the guard.
   std::chrono::milliseconds pause_deadline{300};

@@ -43,6 +43,10 @@ processes be killed, the next start releases the VM first; so does, on its own:
 
   vmshadow-sidecar --release --qmp /run/vm1.qmp
 
+Where a QEMU's COLO is absent or broken each epoch is a whole migration to the sidecar, of which what
+changed is shipped (--source full-pass). The lag is then at least a pass over all RAM long; status line,
+JSON and summary say what can be held.
+
 While a VM is protected, do not migrate or save it (virsh save, migrate, snapshot with memory), and do
 not plug devices: stop the sidecar first. QEMU before 10.0 may end at a `migrate` that comes meanwhile.
 
@@ -97,6 +101,13 @@ int main(int argc, char** argv) {
                                     "processor time the sidecar may take, in per cent of a core")
                          ->check(CLI::Range(0.1, 10'000.0))
                          ->needs(target_option);
+  std::string source = "auto";
+  cli.add_option("--source", source,
+                 "how epochs are taken. colo: QEMU sends only what changed; full-pass: a whole "
+                 "migration for each; auto: colo, or full passes where a QEMU's COLO is absent or "
+                 "broken")
+      ->capture_default_str()
+      ->check(CLI::IsMember({"auto", "colo", "full-pass"}));
   const std::map<std::string, ThreadPriority> priorities = {{"idle", ThreadPriority::idle},
                                                             {"low", ThreadPriority::low},
                                                             {"normal", ThreadPriority::normal}};
@@ -155,6 +166,8 @@ int main(int argc, char** argv) {
     return app::kExitUsage;
   }
   options.store = *address;
+  if (source == "colo") options.source = capture::CaptureKind::colo;
+  if (source == "full-pass") options.source = capture::CaptureKind::full_pass;
   options.interval = std::chrono::milliseconds{interval_ms};
   options.pause_deadline = std::chrono::milliseconds{pause_deadline_ms};
   if (*target_option) {

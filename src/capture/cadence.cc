@@ -58,6 +58,8 @@ const char* text_of(Cadence::Limit limit) {
       return "cpu_budget";
     case Cadence::Limit::latency:
       return "latency";
+    case Cadence::Limit::pass:
+      return "pass";
   }
   return "?";
 }
@@ -76,6 +78,7 @@ void Cadence::taken(const EpochCost& cost) {
   pause_.add(us(cost.pause));
   newest_pause_us_ = us(cost.pause);
   pages_.add(static_cast<double>(cost.pages));
+  taking_.add(us(cost.taking));
   if (cost.period.count() > 0) {
     period_.add(us(cost.period));
     cpu_.add(us(cost.cpu));
@@ -103,6 +106,7 @@ Cadence::Wish Cadence::wish() const {
   if (for_budget > wanted.us) wanted = {for_budget, Limit::pause_budget};
   wanted.us = std::min(wanted.us, us(interval_) * widening_max());
   wanted.us = std::clamp(wanted.us, us(options_.interval_min), us(options_.interval_max));
+  if (taking_.mean() > wanted.us) wanted = {taking_.mean(), Limit::pass};
   return wanted;
 }
 
@@ -161,6 +165,9 @@ std::string Cadence::explain() const {
           "{}an epoch costs {} of processor time, so a CPU budget of {} allows one in {}; {}",
           cannot, time_text(cpu_.mean()), percent_text(*options_.cpu_budget),
           time_text(us(interval_)), instead);
+    case Limit::pass:
+      return fmt::format("{}a pass over all RAM takes {} and is durable {} after its cut; {}",
+                         cannot, time_text(taking_.mean()), time_text(latency_.mean()), instead);
     case Limit::target_lag:
     case Limit::latency:
       break;

@@ -8,6 +8,9 @@
 //   cheapest for the budget  interval = pause / budget              the narrowest allowed for the
 //   CPU     interval = processor time / budget     likewise, if there is such a budget
 //
+// A source that reads all RAM for each epoch takes its time over it: no interval is shorter than
+// such a pass.
+//
 // The widest of these wins: the guest comes first. An interval below a quarter of the latency only
 // makes epochs queue. A pause may grow with the interval, or (a guest that writes the same pages
 // again and again) not: so near pause_max it is widened by small steps, and beyond not at all.
@@ -41,6 +44,8 @@ struct EpochCost {
   std::chrono::microseconds pause{};
   std::chrono::microseconds cpu{};     ///< processor time of the sidecar since the epoch before
   std::chrono::microseconds period{};  ///< since the epoch before was asked for; 0: not known
+  /// From asking for it until the next could be asked for: a full pass; 0: no time to speak of.
+  std::chrono::microseconds taking{};
   std::uint64_t pages{};
 };
 
@@ -57,7 +62,7 @@ class Cadence {
   [[nodiscard]] std::chrono::microseconds interval() const { return interval_; }
 
   /// What decides the interval.
-  enum class Limit { target_lag, pause_budget, cpu_budget, latency };
+  enum class Limit { target_lag, pause_budget, cpu_budget, latency, pass };
   [[nodiscard]] Limit limit() const { return limit_; }
   /// nullopt while all that was asked for is held, or is not yet known not to be; else one
   /// sentence: what cannot be held, why, and what can be.
@@ -97,7 +102,7 @@ class Cadence {
   CadenceOptions options_;
   std::chrono::microseconds interval_;
   Limit limit_ = Limit::target_lag;
-  Smoothed pause_, cpu_, latency_, period_, pages_;
+  Smoothed pause_, cpu_, latency_, period_, pages_, taking_;
   double newest_pause_us_ = 0;
   bool holds_ = true;
   unsigned contrary_ = 0;  ///< epochs in a row that say otherwise than holds_

@@ -16,7 +16,7 @@ Status check_colo_version(const qmp::QemuVersion& version) {
   return fail(Errc::unsupported, fmt::format("QEMU {} {}", version.text(), refusal));
 }
 
-Status probe_colo(qmp::Session& session) {
+Status check_colo(qmp::Session& session) {
   VMSHADOW_TRY(check_colo_version(session.version()));
 
   VMSHADOW_ASSIGN(const auto commands, qmp::query_commands(session));
@@ -32,7 +32,24 @@ Status probe_colo(qmp::Session& session) {
                                                "x-colo",
                                                session.version().text()));
   }
+  return {};
+}
 
+Status check_full_pass(qmp::Session& session) {
+  VMSHADOW_ASSIGN(const auto capabilities, qmp::query_migrate_capabilities(session));
+  for (const char* needed : {"return-path", "events"}) {
+    if (capabilities.contains(needed)) continue;
+    return fail(Errc::unsupported, fmt::format("QEMU {} does not offer the migration capability {}",
+                                               session.version().text(), needed));
+  }
+  VMSHADOW_ASSIGN(const bool silent, qmp::suppresses_description(session));
+  if (!silent) return {};
+  return fail(Errc::unsupported,
+              "this machine sends no description of its state (suppress-vmdesc, machine types of "
+              "QEMU 2.2 and older), which tells where a full pass ends");
+}
+
+Status probe_vm(qmp::Session& session) {
   VMSHADOW_ASSIGN(const auto obstacles, qmp::find_obstacles(session));
   if (!obstacles.empty()) {
     std::string text;

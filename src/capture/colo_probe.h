@@ -1,4 +1,4 @@
-// Can this QEMU, now, be captured through COLO? Asked before anything is touched.
+// Can this QEMU, now, be captured, and how? Asked before anything is touched.
 #pragma once
 
 #include <vmshadow/result.h>
@@ -8,13 +8,17 @@
 namespace vmshadow::capture {
 
 /// Errc::unsupported with the reason and the remedy if this QEMU's COLO is absent or broken.
-/// Separate from probe_colo() because it needs no monitor.
+/// Separate from check_colo() because it needs no monitor.
 [[nodiscard]] Status check_colo_version(const qmp::QemuVersion& version);
 
-/// Refuses, by name: a QEMU whose COLO is absent or broken, a device that a RAM and device-state
-/// stream does not capture, a VM that is not running, a migration of somebody else's
-/// (Errc::in_use). Touches nothing.
-[[nodiscard]] Status probe_colo(qmp::Session& session);
+/// That, and what the monitor tells. Errors as above.
+[[nodiscard]] Status check_colo(qmp::Session& session);
+/// Errc::unsupported with the reason if this QEMU or machine cannot be captured by full passes.
+[[nodiscard]] Status check_full_pass(qmp::Session& session);
+
+/// Refuses, by name: a device that a RAM and device-state stream does not capture, a VM that is not
+/// running, a migration of somebody else's (Errc::in_use). Touches nothing.
+[[nodiscard]] Status probe_vm(qmp::Session& session);
 
 /// Refuses (Errc::unsupported) a VM with disks it may write to: an epoch holds RAM and devices
 /// alone, and RAM restored beside a disk of another moment is a damaged file system.

@@ -3,8 +3,6 @@
 #include <fmt/format.h>
 #include <nlohmann/json.hpp>
 #include <spdlog/spdlog.h>
-#include <stdlib.h>
-#include <unistd.h>
 
 #include <algorithm>
 #include <thread>
@@ -17,6 +15,7 @@
 #include "capture/machine_recorder.h"
 #include "capture/migration_settings.h"
 #include "capture/release_vm.h"
+#include "capture/stream_socket.h"
 #include "qmp/commands.h"
 
 namespace vmshadow::capture {
@@ -26,7 +25,6 @@ using Event = MigrationStream::Event;
 using std::chrono::microseconds;
 using std::chrono::milliseconds;
 
-constexpr const char* kSocketName = "vmshadow";
 constexpr milliseconds kRequestRetry{500};
 
 microseconds micros(std::chrono::nanoseconds d) {
@@ -45,7 +43,8 @@ ColoSource::~ColoSource() {
 
 Result<EpochStats> ColoSource::attach(PageSink& sink, Epoch first) {
   VMSHADOW_ASSERT(state_ == State::detached);
-  VMSHADOW_TRY(probe_colo(session_));
+  VMSHADOW_TRY(check_colo(session_));
+  VMSHADOW_TRY(probe_vm(session_));
   MachineDescription machine;
   VMSHADOW_ASSIGN(machine.json, record_machine(session_));
 
@@ -53,11 +52,14 @@ Result<EpochStats> ColoSource::attach(PageSink& sink, Epoch first) {
   next_epoch_ = first;
   const std::uint64_t stops_before = events_.stops();
   const MonotonicTime start = clock_.monotonic();
-  VMSHADOW_ASSIGN(settings_before_, MigrationSettings::read(session_));
+  VMSHADOW_ASSIGN(settings_before_, MigrationSettings::read(session_, CaptureKind::colo));
   state_ = State::initial;  // from here on detach() has something to put back
   if (options_.on_attach) options_.on_attach(*settings_before_);
   VMSHADOW_TRY(settings_before_->apply_for_capture(session_));
-  VMSHADOW_TRY(start_migration());
+  VMSHADOW_ASSIGN(
+      auto fd, open_stream(session_, {options_.socket_buffer_bytes, options_.stall}, migrating_));
+  drain_ = std::make_unique<EpochDrain>(std::move(fd), *sink_);
+  drain_->stream().set_version(colo_version(session_.version()));
   VMSHADOW_TRY(read_initial(sink, first, machine));
 
   // The VM stands still since RAM's last pass (its STOP is the cut); READY lets it run.
@@ -65,16 +67,8 @@ Result<EpochStats> ColoSource::attach(PageSink& sink, Epoch first) {
   stats.epoch = first;
   stats.ram = micros(clock_.monotonic() - start);
   VMSHADOW_TRY(drain_->stream().end_initial());
-  WallTime cut_wall = clock_.wall();
-  MonotonicTime cut = clock_.monotonic();
-  if (const auto stop = events_.last_stop(); stop && events_.stops() > stops_before) {
-    // A wall clock that was set back meanwhile must not move the cut into the future.
-    const auto ago =
-        std::max(std::chrono::nanoseconds{cut_wall.ns} - *stop, std::chrono::nanoseconds{0});
-    cut_wall.ns -= ago.count();
-    cut = cut + -ago;
-  }
-  EpochEnd end{first, cut_wall, cut, drain_->stream().take_device_state()};
+  const VmEvents::Cut cut = events_.cut_since(stops_before, clock_);
+  EpochEnd end{first, cut.wall, cut.monotonic, drain_->stream().take_device_state()};
   VMSHADOW_TRY(drain_->send({ColoMessage::checkpoint_ready}));
   stats.device_bytes = end.device_state.size();
   sink.end_epoch(std::move(end));
@@ -86,42 +80,6 @@ Result<EpochStats> ColoSource::attach(PageSink& sink, Epoch first) {
   next_epoch_ = first.next();
   state_ = State::ready;
   return stats;
-}
-
-// Prefers a socket pair of ours (the buffers are ours to choose); a monitor that cannot take
-// descriptors gets a path to connect to.
-Status ColoSource::start_migration() {
-  VMSHADOW_ASSIGN(auto pair, io::socket_pair());
-  io::set_socket_buffers(pair.first.get(), options_.socket_buffer_bytes);
-  io::set_socket_buffers(pair.second.get(), options_.socket_buffer_bytes);
-  UniqueFd ours = std::move(pair.first);
-  if (auto passed = qmp::getfd(session_, kSocketName, pair.second.get()); passed) {
-    pair.second.reset();
-    migrating_ = true;
-    VMSHADOW_TRY(qmp::migrate(session_, fmt::format("fd:{}", kSocketName)));
-  } else {
-    spdlog::info("this monitor takes no descriptors ({}); using a socket path instead",
-                 passed.error().message);
-    char directory[] = "/tmp/vmshadow-XXXXXX";
-    if (::mkdtemp(directory) == nullptr) return fail_errno(errno, "making a socket directory");
-    const std::string path = fmt::format("{}/stream", directory);
-    auto connected = [&]() -> Result<UniqueFd> {
-      VMSHADOW_ASSIGN(const UniqueFd listener, io::listen_unix(path));
-      migrating_ = true;
-      VMSHADOW_TRY(qmp::migrate(session_, "unix:" + path));
-      VMSHADOW_ASSIGN(
-          auto peer, io::accept_connection(listener.get(), -1, io::deadline_after(options_.stall)));
-      if (!peer) return fail(Errc::timed_out, "QEMU did not connect its migration stream");
-      return std::move(*peer);
-    }();
-    ::unlink(path.c_str());
-    ::rmdir(directory);
-    VMSHADOW_ASSIGN(ours, std::move(connected));
-    io::set_socket_buffers(ours.get(), options_.socket_buffer_bytes);
-  }
-  drain_ = std::make_unique<EpochDrain>(std::move(ours), *sink_);
-  drain_->stream().set_version(colo_version(session_.version()));
-  return {};
 }
 
 Status ColoSource::read_initial(PageSink& sink, Epoch first, MachineDescription& machine) {

@@ -74,7 +74,6 @@ class ColoSource final : public PageSource {
  private:
   enum class State { detached, initial, ready, broken };
 
-  [[nodiscard]] Status start_migration();
   [[nodiscard]] Status read_initial(PageSink& sink, Epoch first, MachineDescription& machine);
   [[nodiscard]] Status wait_for_colo();
   [[nodiscard]] Status wait_for_request();

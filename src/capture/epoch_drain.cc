@@ -68,19 +68,43 @@ Result<Event> EpochDrain::next(std::chrono::milliseconds stall,
         if (!room) continue;
       }
     }
-    make_room();
-    auto got = io::read_some(fd_.get(), {chunk_.get() + filled_, kChunkBytes - filled_},
-                             io::deadline_after(stall));
-    if (!got && got.error().code == Errc::timed_out) {
-      return fail(Errc::timed_out,
-                  fmt::format("QEMU sent nothing for {} ms at byte {} of its stream", stall.count(),
-                              bytes_read_));
-    }
-    if (!got) return fail(std::move(got).error().with_context("QEMU's migration stream"));
-    if (*got == 0) return fail(Errc::closed, "QEMU closed its migration stream");
-    filled_ += *got;
-    bytes_read_ += *got;
+    VMSHADOW_TRY(read_more(stall));
   }
+}
+
+Status EpochDrain::read_more(std::chrono::milliseconds stall) {
+  make_room();
+  auto got = io::read_some(fd_.get(), {chunk_.get() + filled_, kChunkBytes - filled_},
+                           io::deadline_after(stall));
+  if (!got && got.error().code == Errc::timed_out) {
+    return fail(Errc::timed_out, fmt::format("QEMU sent nothing for {} ms at byte {} of its stream",
+                                             stall.count(), bytes_read_));
+  }
+  if (!got) return fail(std::move(got).error().with_context("QEMU's migration stream"));
+  if (*got == 0) return fail(Errc::closed, "QEMU closed its migration stream");
+  filled_ += *got;
+  bytes_read_ += *got;
+  return {};
+}
+
+Status EpochDrain::read_tail(std::chrono::milliseconds stall) {
+  for (;;) {
+    if (filled_ > parsed_) {
+      VMSHADOW_ASSIGN(const Event event, parse_buffered());
+      if (event != Event::need_more) {
+        return fail(Errc::protocol, "QEMU's device tail holds something else");
+      }
+    }
+    VMSHADOW_ASSIGN(const bool whole, stream_.end_with_description());
+    if (whole) return {};
+    VMSHADOW_TRY(read_more(stall));
+  }
+}
+
+bool EpochDrain::wait_for_close(std::chrono::milliseconds patience) {
+  std::byte ignored{};
+  const auto got = io::read_some(fd_.get(), {&ignored, 1}, io::deadline_after(patience));
+  return got ? *got == 0 : got.error().code != Errc::timed_out;
 }
 
 Status EpochDrain::take_arrived() {

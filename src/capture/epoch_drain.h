@@ -37,6 +37,11 @@ class EpochDrain {
   /// Takes what has already arrived, without waiting: for the device tail, whose end only QEMU's
   /// status tells.
   [[nodiscard]] Status take_arrived();
+  /// Reads the device tail of a stream that ends with it, each wait bounded by `stall`.
+  [[nodiscard]] Status read_tail(std::chrono::milliseconds stall);
+  /// Whether QEMU closes the stream, all of which was read, within `patience`: it is then done with
+  /// the migration.
+  [[nodiscard]] bool wait_for_close(std::chrono::milliseconds patience);
   /// Sends COLO messages to QEMU, one after the other.
   [[nodiscard]] Status send(std::initializer_list<ColoMessage> messages);
 
@@ -52,6 +57,7 @@ class EpochDrain {
  private:
   /// Parses what is buffered; need_more if there is no event in it.
   [[nodiscard]] Result<MigrationStream::Event> parse_buffered();
+  [[nodiscard]] Status read_more(std::chrono::milliseconds stall);
   void make_room();
 
   UniqueFd fd_;

@@ -4,6 +4,7 @@
 #include <spdlog/spdlog.h>
 
 #include <algorithm>
+#include <utility>
 
 #include "qmp/commands.h"
 
@@ -17,14 +18,16 @@ constexpr std::uint64_t kDoublingsMax = 20;  // beyond kMost, and no overflow
 
 }  // namespace
 
-milliseconds FirstPassLimit::after(std::uint64_t passes) {
-  if (passes <= kPassesFree) return kInitial;
+milliseconds FirstPassLimit::after(std::uint64_t passes, milliseconds most) {
+  if (passes <= kPassesFree) return std::min(kInitial, most);
   const std::uint64_t doublings = std::min(passes - kPassesFree, kDoublingsMax);
-  return std::min(kInitial * (std::int64_t{1} << doublings), kMost);
+  return std::min(kInitial * (std::int64_t{1} << doublings), most);
 }
 
-FirstPassLimit::FirstPassLimit(qmp::Session& session)
-    : session_(session), thread_([this](const std::stop_token& stop) { watch(stop); }) {}
+FirstPassLimit::FirstPassLimit(qmp::Session& session, Options options)
+    : session_(session),
+      options_(std::move(options)),
+      thread_([this](const std::stop_token& stop) { watch(stop); }) {}
 
 void FirstPassLimit::watch(const std::stop_token& stop) {
   milliseconds limit = kInitial;
@@ -37,7 +40,12 @@ void FirstPassLimit::watch(const std::stop_token& stop) {
     const auto info = qmp::query_migrate(session_);
     // What ends the pass otherwise shows on the stream.
     if (!info || stop.stop_requested()) return;
-    const milliseconds wanted = after(info->ram_passes);
+    if (options_.on_run_state) {
+      const auto run_state = qmp::query_status(session_);
+      if (!run_state || stop.stop_requested()) return;
+      options_.on_run_state(*run_state);
+    }
+    const milliseconds wanted = after(info->ram_passes, options_.most);
     if (wanted <= limit) continue;
     limit = wanted;
     spdlog::info("the VM writes faster than it can be read (pass {}): allowing a pause of {} ms",

@@ -12,9 +12,11 @@
 #include <chrono>
 #include <condition_variable>
 #include <cstdint>
+#include <functional>
 #include <mutex>
 #include <thread>
 
+#include "qmp/commands.h"
 #include "qmp/session.h"
 
 namespace vmshadow::capture {
@@ -26,8 +28,16 @@ class FirstPassLimit {
   /// What QEMU takes at most.
   static constexpr std::chrono::milliseconds kMost{2'000'000};
 
+  struct Options {
+    /// The limit is not raised beyond this.
+    std::chrono::milliseconds most = kMost;
+    /// Told how the VM is, at each look, on the watching thread. May be empty.
+    std::function<void(const qmp::RunState&)> on_run_state;
+  };
+
   /// Begins to watch. `session` outlives it. The limit in force is kInitial.
-  explicit FirstPassLimit(qmp::Session& session);
+  FirstPassLimit(qmp::Session& session, Options options);
+  explicit FirstPassLimit(qmp::Session& session) : FirstPassLimit(session, Options{}) {}
   /// Ends with the question it is waiting for, if any: the stream must be read up to its end by
   /// then, or be closed.
   ~FirstPassLimit() = default;
@@ -35,12 +45,14 @@ class FirstPassLimit {
   FirstPassLimit& operator=(const FirstPassLimit&) = delete;
 
   /// The limit that goes with so many passes begun.
-  [[nodiscard]] static std::chrono::milliseconds after(std::uint64_t passes);
+  [[nodiscard]] static std::chrono::milliseconds after(std::uint64_t passes,
+                                                       std::chrono::milliseconds most = kMost);
 
  private:
   void watch(const std::stop_token& stop);
 
   qmp::Session& session_;
+  const Options options_;
   std::mutex mutex_;
   std::condition_variable_any stopped_;
   std::jthread thread_;  // last: it uses all of the above

@@ -15,6 +15,9 @@ struct GuardFlags {
   /// The worker is between telling QEMU to migrate and having released the VM: only then may the
   /// guard act on the VM.
   std::atomic<bool> migrating{false};
+  /// The worker lets QEMU complete a migration, and resumes the VM then: one that is found in
+  /// postmigrate is ours to resume.
+  std::atomic<bool> resume_owed{false};
   /// Since when the VM stands still for the worker (monotonic nanoseconds), 0 while it runs.
   std::atomic<std::int64_t> stopped_since_ns{0};
   /// Since when the VM is protected (monotonic nanoseconds), 0 before the first epoch.

@@ -51,24 +51,10 @@ constexpr const char* kCapabilitiesOff[] = {
 
 }  // namespace
 
-Result<MigrationSettings> MigrationSettings::read(qmp::Session& session) {
+Result<MigrationSettings> MigrationSettings::read(qmp::Session& session, CaptureKind kind) {
   MigrationSettings settings;
+  settings.kind_ = kind;
   VMSHADOW_ASSIGN(const auto capabilities, qmp::query_migrate_capabilities(session));
-  if (!capabilities.contains("x-colo")) {
-    return fail(Errc::unsupported, "this QEMU does not offer the migration capability x-colo");
-  }
-  // Never to be left on: found on, it was left so by a capture that died, and the VM's next
-  // ordinary migration would enter COLO.
-  settings.capabilities_["x-colo"] = false;
-  settings.on_.insert("x-colo");
-  if (colo_version(session.version()).needs_return_path) settings.on_.insert("return-path");
-  for (const auto& [name, on] : capabilities) {
-    if (name == "x-colo") continue;
-    const bool off_wanted = std::find(std::begin(kCapabilitiesOff), std::end(kCapabilitiesOff),
-                                      name) != std::end(kCapabilitiesOff);
-    const bool on_wanted = settings.on_.contains(name);
-    if (on_wanted ? !on : off_wanted && on) settings.capabilities_[name] = on;
-  }
   VMSHADOW_ASSIGN(const qmp::Json parameters, qmp::query_migrate_parameters(session));
   // A bandwidth that nobody else would set.
   settings.left_by_capture_ =
@@ -79,6 +65,34 @@ Result<MigrationSettings> MigrationSettings::read(qmp::Session& session) {
           settings.left_by_capture_ ? parameter.default_value : *value;
     }
   }
+  const auto is_on = [&](const char* name) {
+    const auto found = capabilities.find(name);
+    return found != capabilities.end() && found->second;
+  };
+  settings.left_by_full_pass_ =
+      settings.left_by_capture_ && !is_on("x-colo") && is_on("return-path") && is_on("events");
+  if (kind == CaptureKind::full_pass) {
+    settings.on_ = {"return-path", "events"};
+  } else {
+    if (!capabilities.contains("x-colo")) {
+      return fail(Errc::unsupported, "this QEMU does not offer the migration capability x-colo");
+    }
+    settings.on_.insert("x-colo");
+    if (colo_version(session.version()).needs_return_path) settings.on_.insert("return-path");
+  }
+  for (const auto& [name, on] : capabilities) {
+    // Never to be left on: found on, it was left so by a capture that died, and the VM's next
+    // ordinary migration would enter COLO.
+    if (name == "x-colo") {
+      if (on || settings.on_.contains(name)) settings.capabilities_[name] = false;
+      continue;
+    }
+    const bool off_wanted = std::find(std::begin(kCapabilitiesOff), std::end(kCapabilitiesOff),
+                                      name) != std::end(kCapabilitiesOff);
+    const bool on_wanted = settings.on_.contains(name);
+    if (on_wanted ? !on : off_wanted && on) settings.capabilities_[name] = on;
+    if (on_wanted && on && settings.left_by_capture_) settings.capabilities_[name] = false;
+  }
   VMSHADOW_ASSERT(settings.text().size() <= kTextBytesMax);
   return settings;
 }
@@ -87,12 +101,13 @@ Status MigrationSettings::apply_for_capture(qmp::Session& session) const {
   std::map<std::string, bool> wanted;
   for (const auto& [name, unused] : capabilities_) wanted[name] = on_.contains(name);
   if (auto set = qmp::migrate_set_capabilities(session, wanted); !set) {
-    return fail(std::move(set).error().with_context("switching QEMU's COLO on"));
+    return fail(std::move(set).error().with_context(
+        kind_ == CaptureKind::colo ? "switching QEMU's COLO on" : "preparing QEMU's migration"));
   }
-  return qmp::migrate_set_parameters(session,
-                                     {{"max-bandwidth", kBandwidthUnlimited},
-                                      {"x-checkpoint-delay", kCheckpointDelayMs},
-                                      {"downtime-limit", FirstPassLimit::kInitial.count()}});
+  qmp::Json parameters{{"max-bandwidth", kBandwidthUnlimited},
+                       {"downtime-limit", FirstPassLimit::kInitial.count()}};
+  if (kind_ == CaptureKind::colo) parameters["x-checkpoint-delay"] = kCheckpointDelayMs;
+  return qmp::migrate_set_parameters(session, parameters);
 }
 
 Status MigrationSettings::restore(qmp::Session& session) const {

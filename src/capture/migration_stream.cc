@@ -130,6 +130,9 @@ Result<MigrationStream::Event> MigrationStream::parse_item(Cursor& cursor,
       return parse_device_size(cursor);
     case State::device_bytes:
       return parse_device_bytes(cursor);
+    case State::ended:
+      if (cursor.left() == 0) return Event::need_more;
+      return fail(Errc::protocol, "bytes behind the end of a migration");
     case State::failed:
       break;
   }
@@ -492,31 +495,47 @@ Result<MigrationStream::Event> MigrationStream::parse_device_bytes(Cursor& curso
   return Event::device_done;
 }
 
-Status MigrationStream::end_initial() {
-  VMSHADOW_ASSERT(state_ == State::device_tail);
-  // The tail is: FULL sections, 00, and (unless the machine type suppresses it) 06, be32 length and
-  // a JSON description of just that length. Sections have no length, so look for the description by
-  // the one place where its length fits.
+// The tail is: FULL sections, 00, and (unless the machine type suppresses it) 06, be32 length and a
+// JSON description of just that length. Sections have no length, so look for the description by the
+// one place where its length fits.
+std::optional<std::size_t> MigrationStream::find_description() const {
   constexpr std::size_t kHead = 5;
-  std::size_t end = device_state_.size();
   for (std::size_t at = 1; at + kHead < device_state_.size(); ++at) {
     if (static_cast<std::uint8_t>(device_state_[at]) == kVmDescription &&
         static_cast<std::uint8_t>(device_state_[at - 1]) == kEof &&
         load<be32>(device_state_.data() + at + 1) == device_state_.size() - at - kHead &&
         static_cast<char>(device_state_[at + kHead]) == '{') {
-      end = at;
-      break;
+      return at;
     }
   }
-  device_state_.resize(end);
-  if (device_state_.empty() || static_cast<std::uint8_t>(device_state_.back()) != kEof) {
-    state_ = State::failed;
-    return fail(Errc::protocol, "QEMU's initial device state does not end in 0x00");
-  }
+  return std::nullopt;
+}
+
+Status MigrationStream::strip_description(std::size_t at) {
+  device_state_.resize(at);
+  if (!device_state_.empty() && static_cast<std::uint8_t>(device_state_.back()) == kEof) return {};
+  state_ = State::failed;
+  return fail(Errc::protocol, "QEMU's device state does not end in 0x00");
+}
+
+Status MigrationStream::end_initial() {
+  VMSHADOW_ASSERT(state_ == State::device_tail);
+  VMSHADOW_TRY(strip_description(find_description().value_or(device_state_.size())));
   initial_done_ = true;
   state_ = State::message;
   expected_message_ = ColoMessage::checkpoint_request;
   return {};
+}
+
+Result<bool> MigrationStream::end_with_description() {
+  VMSHADOW_ASSERT(state_ == State::device_tail);
+  // Asked while the VM stands still: most of a tail that is not whole yet is told by its last byte.
+  if (device_state_.empty() || static_cast<char>(device_state_.back()) != '}') return false;
+  const auto description = find_description();
+  if (!description) return false;
+  VMSHADOW_TRY(strip_description(*description));
+  state_ = State::ended;
+  return true;
 }
 
 std::vector<std::byte> MigrationStream::take_device_state() {

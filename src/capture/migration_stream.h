@@ -7,6 +7,8 @@
 //                 ▲                                                                  │
 //                 └──────────── device bytes ◄── size ◄── VMSTATE_SIZE ◄─────────────┘
 //
+// A migration without COLO ends with the device tail: end_with_description().
+//
 // The caller keeps the bytes: parse() consumes whole items from the front of what it is given and
 // leaves an incomplete one for next time, so pages are referenced where they lie and nothing is
 // copied but device state. Everything read is bounded and checked; what is not understood is
@@ -74,6 +76,11 @@ class MigrationStream {
   /// messages.
   [[nodiscard]] Status end_initial();
 
+  /// For a stream that ends with its device state (no COLO): true once what was parsed of it is
+  /// whole, which the machine's description at its end tells. Strips that; nothing follows. A
+  /// machine that sends none (suppress-vmdesc) cannot be read so.
+  [[nodiscard]] Result<bool> end_with_description();
+
   /// Set once Event::layout was returned.
   [[nodiscard]] const RamLayout& layout() const { return layout_; }
   /// The CONFIGURATION section's body (be32 length, name, subsections) as QEMU sent it.
@@ -94,11 +101,12 @@ class MigrationStream {
     ram_words,      // in a RAM section: at a payload word
     block_list,     // in MEM_SIZE's list
     footer,         // at a section footer
-    device_tail,    // initial: opaque until end_initial()
+    device_tail,    // initial: opaque until end_initial() or end_with_description()
     message,        // at a COLO message
     checkpoint_section,  // in a checkpoint: at a section type
     device_size,
     device_bytes,
+    ended,  // behind end_with_description()
     failed,
   };
   class Cursor;
@@ -117,6 +125,10 @@ class MigrationStream {
   [[nodiscard]] Result<Event> parse_message(Cursor& cursor);
   [[nodiscard]] Result<Event> parse_device_size(Cursor& cursor);
   [[nodiscard]] Result<Event> parse_device_bytes(Cursor& cursor);
+  /// Where the machine's description begins in the device tail; nullopt if it does not end with
+  /// one.
+  [[nodiscard]] std::optional<std::size_t> find_description() const;
+  [[nodiscard]] Status strip_description(std::size_t at);
   [[nodiscard]] bool in_checkpoint() const { return initial_done_; }
 
   const ColoVersion* version_ = &colo_versions().back();

@@ -76,13 +76,13 @@ Status suspend_again(qmp::Session& session) {
 
 }  // namespace
 
-Status release_vm(qmp::Session& session) {
+Status release_vm(qmp::Session& session, bool resume_owed) {
   const auto deadline = io::deadline_after(kPatience);
   // QEMU starts the VM as it leaves COLO, also one that its administrator suspended meanwhile.
   VMSHADOW_ASSIGN(const qmp::RunState before, qmp::query_status(session));
   VMSHADOW_ASSIGN(const qmp::MigrationInfo migration, qmp::query_migrate(session));
   // At rest already: somebody else ended it, and may have moved the VM away. Touch nothing.
-  if (!migration.active()) return {};
+  if (!migration.active()) return resume_owed ? see_it_run(session, deadline) : Status{};
   // From these there is no way back to running, and QEMU aborts on trying.
   if (migration.status == "colo" &&
       (before.text == "internal-error" || before.text == "shutdown")) {
@@ -93,8 +93,13 @@ Status release_vm(qmp::Session& session) {
                     before.text));
   }
   VMSHADOW_TRY(end_migration(session, deadline));
-  const bool suspend = before.text == "paused" || before.text == "guest-panicked";
-  return suspend ? suspend_again(session) : see_it_run(session, deadline);
+  if (before.text != "paused" && before.text != "guest-panicked") {
+    return see_it_run(session, deadline);
+  }
+  // A migration that ends before it has stopped a VM starts none, but COLO does.
+  VMSHADOW_ASSIGN(const auto capabilities, qmp::query_migrate_capabilities(session));
+  const auto colo = capabilities.find("x-colo");
+  return colo != capabilities.end() && colo->second ? suspend_again(session) : Status{};
 }
 
 void free_stuck_monitor(qmp::Session& session) {

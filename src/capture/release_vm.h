@@ -14,7 +14,9 @@ namespace vmshadow::capture {
 /// QEMU stuck in sending cannot listen. Only to be called when the migration is known to be ours.
 /// Errc::timed_out says in which state the VM was left and what to do; Errc::unsupported: it is in
 /// a state in which QEMU would abort on leaving COLO, so nothing was done.
-[[nodiscard]] Status release_vm(qmp::Session& session);
+/// With `resume_owed`, a VM that such a migration has left in postmigrate is resumed: never without
+/// knowing that, for else it may have been moved away and run elsewhere.
+[[nodiscard]] Status release_vm(qmp::Session& session, bool resume_owed = false);
 
 /// For one who finds QEMU in the hands of a capture that may be dead: if the monitor answers
 /// nothing because QEMU is stuck in sending to that capture, cuts the migration's connection (where

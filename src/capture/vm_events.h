@@ -8,6 +8,8 @@
 #include <mutex>
 #include <optional>
 
+#include <vmshadow/clock.h>
+
 #include "qmp/session.h"
 
 namespace vmshadow::capture {
@@ -25,6 +27,18 @@ class VmEvents {
   [[nodiscard]] bool is_stopped() const;
   /// The newest STOP's stamp; nullopt before the first.
   [[nodiscard]] std::optional<Stamp> last_stop() const;
+  /// Migrations that ended so far, however; known only while QEMU's capability `events` is on.
+  [[nodiscard]] std::uint64_t migrations_ended() const;
+  /// Waits for one more than `ended_before` to end. False if none does in time.
+  [[nodiscard]] bool wait_for_migration_end(std::uint64_t ended_before,
+                                            std::chrono::milliseconds timeout) const;
+  /// When the VM stood still: the newest STOP if it is after `stops_before`, else now. QEMU's stamp
+  /// is of the wall clock, which may have been set meanwhile: it never moves a cut into the future.
+  struct Cut {
+    WallTime wall;
+    MonotonicTime monotonic;
+  };
+  [[nodiscard]] Cut cut_since(std::uint64_t stops_before, const Clock& clock) const;
   /// Waits for the RESUME that ends the first stop after `stops_before`; returns STOP → RESUME.
   /// nullopt if it does not come in time.
   [[nodiscard]] std::optional<std::chrono::microseconds> wait_for_pause(
@@ -37,6 +51,7 @@ class VmEvents {
   Stamp last_stop_{};
   Stamp last_resume_{};
   bool stopped_ = false;
+  std::uint64_t migrations_ended_ = 0;
 };
 
 }  // namespace vmshadow::capture

@@ -400,7 +400,7 @@ Status WorkerGuard::try_release() {
   VMSHADOW_ASSIGN(const auto session, open());
   free_stuck_monitor(*session);
   not_released_.clear();
-  if (auto released = release_vm(*session); !released) {
+  if (auto released = release_vm(*session, flags_.resume_owed); !released) {
     // A QEMU that has lost track of its migration never ends it; what counts is the guest.
     const auto run_state = qmp::query_status(*session);
     if (!run_state || !run_state->running) return released;

@@ -68,10 +68,12 @@ EpochShipper::~EpochShipper() {
 
 void EpochShipper::begin_epoch(const EpochBegin& begin) {
   held_.clear();
-  hold_ = !begin.full;
+  hold_ = !begin.full && !begin.guest_runs;
   if (hold_) return;
-  VMSHADOW_ASSERT(begin.machine != nullptr);
-  queue_.push(Begin{begin.epoch, std::make_unique<MachineDescription>(*begin.machine)}, 0);
+  VMSHADOW_ASSERT(begin.full == (begin.machine != nullptr));
+  queue_.push(Begin{begin.epoch,
+                    begin.full ? std::make_unique<MachineDescription>(*begin.machine) : nullptr},
+              0);
 }
 
 void EpochShipper::add(PageBatch batch) {
@@ -100,7 +102,8 @@ void EpochShipper::end_epoch(EpochEnd end) {
 
 void EpochShipper::abandon_epoch() {
   held_.clear();
-  // Of a held epoch nothing has left; of a full pass much has, so its session must end.
+  // Of a held epoch nothing has left; of one that came while the guest ran much has, so its session
+  // must end.
   if (!hold_) queue_.push(Abandon{}, 0);
 }
 
@@ -189,7 +192,7 @@ Status EpochShipper::encode_and_send(Item item) {
     }
     return send_encoded(0);
   }
-  // A full pass that failed: its records are out already, so the session must end with it.
+  // A pass that failed: its records are out already, so the session must end with it.
   encoder_.abandon();
   return fail(Errc::cancelled, "an epoch was abandoned in mid-capture");
 }

@@ -102,7 +102,7 @@ class EpochShipper final : public PageSink {
  private:
   struct Begin {
     Epoch epoch;
-    std::unique_ptr<MachineDescription> machine;  // set for a full epoch
+    std::unique_ptr<MachineDescription> machine;  // set for a full pass
   };
   struct Abandon {};
   using Item = std::variant<Begin, PageBatch, EpochEnd, Abandon>;

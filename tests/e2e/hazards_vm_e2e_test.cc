@@ -378,6 +378,7 @@ void expect_qemu_refused(const std::string& version, ScriptedMonitor::Script scr
   TempDir folder;
   ScriptedMonitor monitor(folder.file("qmp"), version, std::move(script));
   SidecarConfig config{"vm1", folder.file("qmp"), "127.0.0.1:1", milliseconds(20), {}, false};
+  config.extra_args = {"--source", "colo"};
   SidecarProgram sidecar = must(SidecarProgram::start(config));
   expect_end(sidecar, 1, words);
   EXPECT_THAT(monitor.heard(),

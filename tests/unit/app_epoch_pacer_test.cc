@@ -51,6 +51,38 @@ TEST(EpochPacer, ACadenceIsFedByBothSidesButNotByTheFullPass) {
   EXPECT_EQ(report.cannot_hold, std::nullopt);
 }
 
+// Each epoch of it reads all RAM: what is dirty is what the encoder found changed, and no interval
+// makes the lag shorter than a pass and its commit.
+TEST(EpochPacer, FullPassesSayWhatLagTheyCanHold) {
+  capture::CadenceOptions options;
+  options.target_lag = milliseconds(1000);
+  EpochPacer pacer(milliseconds(200), options);
+  ship::CommittedEpoch done;
+  done.commit_latency = std::chrono::seconds(20);
+  pacer.durable(done);  // the first pass
+  EXPECT_FALSE(pacer.report().passes);
+  done.commit_latency = milliseconds(100);
+  done.encoded.data_pages = 7;
+  done.encoded.zero_pages = 3;
+  for (int i = 0; i <= 20; ++i) {
+    EpochStats stats = paused_for(milliseconds(5));
+    stats.pages = 1'000'000;
+    stats.pass = milliseconds(3000);
+    pacer.taken(stats, at(milliseconds(3000 * i)), microseconds(0));
+    pacer.durable(done);
+  }
+  const PaceReport report = pacer.report();
+  ASSERT_TRUE(report.passes);
+  EXPECT_EQ(report.passes->pass, milliseconds(3000));
+  EXPECT_EQ(report.passes->lag, milliseconds(3100));
+  EXPECT_NEAR(report.dirty_pages_per_s, 10.0 / 3, 0.2);
+  EXPECT_EQ(report.limit, capture::Cadence::Limit::pass);
+  EXPECT_NEAR(static_cast<double>(pacer.interval().count()), 3'000'000, 300'000);
+  ASSERT_TRUE(report.cannot_hold);
+  EXPECT_NE(report.cannot_hold->find("a pass over all RAM takes 3.0 s"), std::string::npos)
+      << *report.cannot_hold;
+}
+
 // Its events were lost: the cadence goes by what was seen of the stop.
 TEST(EpochPacer, AnUnknownPauseCountsAsWhatWasSeenOfIt) {
   EpochPacer pacer(milliseconds(100), std::nullopt);

@@ -5,6 +5,7 @@
 #include <random>
 
 #include "capture/migration_stream.h"
+#include "capture/run_state_at_cut.h"
 #include "support/migration_stream_builder.h"
 
 namespace vmshadow::capture {
@@ -167,6 +168,55 @@ TEST(MigrationStreamTest, DeviceTailThatLooksLikeADescriptionIsKept) {
   feeder.feed(b.bytes);
   ASSERT_TRUE(feeder.stream.end_initial());
   EXPECT_EQ(feeder.stream.take_device_state().size(), 10u);
+}
+
+// Without COLO nothing but the description tells where a migration ends.
+TEST(MigrationStreamTest, AMigrationEndsWithItsDescription) {
+  Feeder feeder;
+  auto b = initial_pass();
+  b.text("\x04sections").u8(0).u8(6).b32(6).text("{\"a\"");
+  feeder.feed(b.bytes);
+  auto whole = feeder.stream.end_with_description();
+  ASSERT_TRUE(whole);
+  EXPECT_FALSE(*whole);
+  MigrationStreamBuilder brace;  // of an object inside
+  feeder.feed(brace.text("}").bytes);
+  whole = feeder.stream.end_with_description();
+  ASSERT_TRUE(whole);
+  EXPECT_FALSE(*whole);
+  MigrationStreamBuilder rest;
+  feeder.feed(rest.text("}").bytes);
+  whole = feeder.stream.end_with_description();
+  ASSERT_TRUE(whole);
+  EXPECT_TRUE(*whole);
+  EXPECT_EQ(feeder.stream.take_device_state().size(), 10u);
+  MigrationStreamBuilder more;
+  feeder.feed(more.u8(0).bytes);
+  ASSERT_TRUE(feeder.error);
+  EXPECT_THAT(feeder.error->message, HasSubstr("bytes behind the end of a migration"));
+}
+
+std::vector<std::byte> global_state(std::string_view run_state) {
+  MigrationStreamBuilder b;
+  b.u8(4).b32(39).short_text("globalstate").b32(0).b32(1);
+  b.b32(static_cast<std::uint32_t>(run_state.size() + 1)).text(run_state);
+  b.bytes.resize(b.bytes.size() + 100 - run_state.size());
+  return b.u8(0).bytes;
+}
+
+TEST(RunStateAtCutTest, IsReadFromTheGlobalState) {
+  EXPECT_EQ(run_state_at_cut(global_state("running")), "running");
+  EXPECT_EQ(run_state_at_cut(global_state("guest-panicked")), "guest-panicked");
+  EXPECT_EQ(run_state_at_cut({}), std::nullopt);
+  // A section that is cut off, or a name that heads none.
+  auto cut = global_state("running");
+  cut.resize(cut.size() - 2);
+  EXPECT_EQ(run_state_at_cut(cut), std::nullopt);
+  // What a guest wrote into a device's memory comes before QEMU's own.
+  auto both = global_state("running");
+  const auto real = global_state("paused");
+  both.insert(both.end(), real.begin(), real.end());
+  EXPECT_EQ(run_state_at_cut(both), "paused");
 }
 
 TEST(MigrationStreamTest, ConfigurationKeepsItsSubsections) {

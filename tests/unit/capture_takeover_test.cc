@@ -173,7 +173,8 @@ TEST(StandbyMonitorOpenTest, RefusesWhatIsNoMonitorOfItsOwn) {
 /// The settings a QEMU with these parameters is found with.
 MigrationSettings read_settings(const Json& parameters, FakeMonitor& monitor,
                                 qmp::Session& session) {
-  auto reading = std::async(std::launch::async, [&] { return MigrationSettings::read(session); });
+  auto reading = std::async(std::launch::async,
+                            [&] { return MigrationSettings::read(session, CaptureKind::colo); });
   Json command = monitor.receive();
   EXPECT_EQ(command.value("execute", ""), "query-migrate-capabilities");
   monitor.reply(command, Json::parse(R"([{"capability": "x-colo", "state": true}])"));
@@ -216,7 +217,7 @@ Json capabilities_for_capture(std::string_view greeting) {
   FakeMonitor monitor;
   const auto session = qmp::open_session(monitor, {}, greeting);
   auto applying = std::async(std::launch::async, [&]() -> Status {
-    const auto settings = MigrationSettings::read(*session);
+    const auto settings = MigrationSettings::read(*session, CaptureKind::colo);
     return settings ? settings->apply_for_capture(*session) : Status{fail(settings.error())};
   });
   monitor.reply(monitor.receive(), Json::parse(R"([{"capability": "x-colo", "state": false},

@@ -1,0 +1,60 @@
+#include "capture/stream_socket.h"
+
+#include <fmt/format.h>
+#include <spdlog/spdlog.h>
+#include <stdlib.h>
+#include <unistd.h>
+
+#include <string>
+#include <utility>
+
+#include "io/socket.h"
+#include "qmp/commands.h"
+
+namespace vmshadow::capture {
+namespace {
+
+constexpr const char* kSocketName = "vmshadow";
+
+Result<UniqueFd> open_at_path(qmp::Session& session, const StreamSocketOptions& options,
+                              bool& migrating) {
+  char directory[] = "/tmp/vmshadow-XXXXXX";
+  if (::mkdtemp(directory) == nullptr) return fail_errno(errno, "making a socket directory");
+  const std::string path = fmt::format("{}/stream", directory);
+  auto connected = [&]() -> Result<UniqueFd> {
+    VMSHADOW_ASSIGN(const UniqueFd listener, io::listen_unix(path));
+    migrating = true;
+    VMSHADOW_TRY(qmp::migrate(session, "unix:" + path));
+    VMSHADOW_ASSIGN(auto peer,
+                    io::accept_connection(listener.get(), -1, io::deadline_after(options.connect)));
+    if (!peer) return fail(Errc::timed_out, "QEMU did not connect its migration stream");
+    return std::move(*peer);
+  }();
+  ::unlink(path.c_str());
+  ::rmdir(directory);
+  if (connected) io::set_socket_buffers(connected->get(), options.buffer_bytes);
+  return connected;
+}
+
+}  // namespace
+
+// Prefers a socket pair of ours (the buffers are ours to choose); a monitor that cannot take
+// descriptors gets a path to connect to.
+Result<UniqueFd> open_stream(qmp::Session& session, const StreamSocketOptions& options,
+                             bool& migrating) {
+  VMSHADOW_ASSIGN(auto pair, io::socket_pair());
+  io::set_socket_buffers(pair.first.get(), options.buffer_bytes);
+  io::set_socket_buffers(pair.second.get(), options.buffer_bytes);
+  const auto passed = qmp::getfd(session, kSocketName, pair.second.get());
+  if (!passed) {
+    spdlog::info("this monitor takes no descriptors ({}); using a socket path instead",
+                 passed.error().message);
+    return open_at_path(session, options, migrating);
+  }
+  pair.second.reset();
+  migrating = true;
+  VMSHADOW_TRY(qmp::migrate(session, fmt::format("fd:{}", kSocketName)));
+  return std::move(pair.first);
+}
+
+}  // namespace vmshadow::capture
