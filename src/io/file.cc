@@ -4,13 +4,16 @@
 #include <fcntl.h>
 #include <fmt/format.h>
 #include <sys/file.h>
+#include <sys/mman.h>
 #include <sys/stat.h>
 #include <sys/statvfs.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <cerrno>
 #include <memory>
 #include <string_view>
+#include <vector>
 
 namespace vmshadow::io {
 namespace {
@@ -44,10 +47,24 @@ Result<std::size_t> read_at(int fd, std::uint64_t offset, MutableByteSpan into) 
   return done;
 }
 
-void announce_reading(int fd, std::uint64_t offset, std::uint64_t bytes) {
-  // An advice: nothing depends on it.
-  static_cast<void>(::posix_fadvise(fd, static_cast<off_t>(offset), static_cast<off_t>(bytes),
-                                    POSIX_FADV_WILLNEED));
+UniqueFd open_past_cache(int fd) {
+  // By its number, not by its name: that may be gone, or another file's by now.
+  return UniqueFd(
+      ::open(fmt::format("/proc/self/fd/{}", fd).c_str(), O_RDONLY | O_CLOEXEC | O_DIRECT));
+}
+
+bool is_cached(int fd, std::uint64_t offset, std::uint64_t bytes) {
+  const auto page = static_cast<std::uint64_t>(::sysconf(_SC_PAGESIZE));
+  const std::uint64_t begin = offset / page * page;
+  const auto length = static_cast<std::size_t>(offset + bytes - begin);
+  if (bytes == 0) return true;
+  void* const map = ::mmap(nullptr, length, PROT_READ, MAP_SHARED, fd, static_cast<off_t>(begin));
+  if (map == MAP_FAILED) return false;
+  std::vector<unsigned char> resident((length + page - 1) / page);
+  const bool told = ::mincore(map, length, resident.data()) == 0;
+  ::munmap(map, length);
+  return told && std::all_of(resident.begin(), resident.end(),
+                             [](unsigned char flags) { return (flags & 1) != 0; });
 }
 
 Result<std::string> read_small_file(const std::string& path, std::size_t bytes_max) {

@@ -20,8 +20,11 @@ namespace vmshadow::io {
 [[nodiscard]] Result<std::uint64_t> file_bytes(int fd);
 /// Reads up to `into.size()` bytes from `offset`; fewer only at the end of the file.
 [[nodiscard]] Result<std::size_t> read_at(int fd, std::uint64_t offset, MutableByteSpan into);
-/// Tells the kernel that this range is about to be read, so that it starts.
-void announce_reading(int fd, std::uint64_t offset, std::uint64_t bytes);
+/// The open file once more, for reads past the page cache (O_DIRECT: of whole blocks, see
+/// io/aligned_buffer.h, into such memory). Empty if its file system has none.
+[[nodiscard]] UniqueFd open_past_cache(int fd);
+/// Whether all of this range is in the page cache. False if the kernel does not say.
+[[nodiscard]] bool is_cached(int fd, std::uint64_t offset, std::uint64_t bytes);
 /// A whole small file; Errc::corrupt if it is longer than `bytes_max`.
 [[nodiscard]] Result<std::string> read_small_file(const std::string& path, std::size_t bytes_max);
 

@@ -48,25 +48,6 @@ RecordStream::Run RecordStream::run_from(std::size_t first) const {
   return run;
 }
 
-std::vector<RecordStream::Run> RecordStream::announce_beyond(const Run& run) {
-  std::vector<Run> runs;
-  if (announced_end_ >= run.end) announced_bytes_ -= std::min(announced_bytes_, run.bytes);
-  announced_end_ = std::max(announced_end_, run.end);
-  while (announced_end_ < wanted_.places.size() && announced_bytes_ < kAnnouncedBytes) {
-    runs.push_back(run_from(announced_end_));
-    announced_end_ = runs.back().end;
-    announced_bytes_ += runs.back().bytes;
-  }
-  return runs;
-}
-
-void RecordStream::tell(const std::vector<Run>& runs) const {
-  for (const Run& run : runs) {
-    const RecordPlace& first = wanted_.places[run.first];
-    segments_.will_read(first.segment(), first.offset(), run.bytes);
-  }
-}
-
 bool RecordStream::decode(std::size_t place, ByteSpan record, Buffer& buffer,
                           MutableByteSpan out) const {
   const RecordPlace& at = wanted_.places[place];
@@ -81,13 +62,11 @@ void RecordStream::fill(Buffer& buffer) const {
   const Run& run = buffer.run;
   const RecordPlace& begin = wanted_.places[run.first];
   const std::size_t count = run.end - run.first;
-  buffer.bytes.resize(std::max<std::size_t>(kReadBytes, run.bytes));
   buffer.decoded.resize(std::max(buffer.decoded.size(), count * wanted_.decoded_bytes));
   buffer.sound.assign(count, 0);
-  const auto got =
-      segments_.read_raw(begin.segment(), begin.offset(),
-                         MutableByteSpan(buffer.bytes).first(static_cast<std::size_t>(run.bytes)));
-  const ByteSpan read = ByteSpan(buffer.bytes).first(got ? *got : 0);
+  const auto got = segments_.read_past_cache(begin.segment(), begin.offset(),
+                                             static_cast<std::size_t>(run.bytes), buffer.bytes);
+  const ByteSpan read = got ? *got : ByteSpan();
   for (std::size_t i = 0; i < count; ++i) {
     const RecordPlace& place = wanted_.places[run.first + i];
     const auto at = static_cast<std::size_t>(place.offset().value - begin.offset().value);
@@ -102,7 +81,6 @@ void RecordStream::fill(Buffer& buffer) const {
 void RecordStream::work_ahead() {
   while (true) {
     Buffer* buffer = nullptr;
-    std::vector<Run> ahead;
     {
       std::unique_lock lock(mutex_);
       // The run before taken_ is in the caller's hands.
@@ -112,9 +90,7 @@ void RecordStream::work_ahead() {
       buffer->run = run_from(claimed_end_);
       buffer->ready = false;
       claimed_end_ = buffer->run.end;
-      ahead = announce_beyond(buffer->run);
     }
-    tell(ahead);
     fill(*buffer);
     {
       const std::lock_guard lock(mutex_);
@@ -128,7 +104,6 @@ void RecordStream::take_run() {
   current_ = &buffers_[taken_ % kBuffers];
   if (threads_.empty()) {
     current_->run = run_from(next_);
-    tell(announce_beyond(current_->run));
     fill(*current_);
     return;
   }

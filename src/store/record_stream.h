@@ -1,7 +1,6 @@
 // Reads many records in the order of the disk and decodes them. Records that lie close together in
-// one segment are a run, of about a MiB, and come in one read. Threads work ahead of the caller,
-// each on a run of its own: one waits for the disk while another decodes; the kernel is told of the
-// reads that follow.
+// one segment are a run, of about a MiB, and come in one read, past the page cache. Threads work
+// ahead of the caller, each on a run of its own: one waits for the disk while another decodes.
 //
 //   places ──► run 0: read, check, decode ──┐
 //              run 1: read, check, decode ──┼──► next(), in the order of the places
@@ -54,8 +53,6 @@ class RecordStream {
   static constexpr std::size_t kRunRecordsMax = 48;
   /// Reading over a gap this wide is cheaper than another read.
   static constexpr std::size_t kGapBytesMax = std::size_t{16} << 10;
-  /// Kernel's read-ahead: so much is under way at a time.
-  static constexpr std::uint64_t kAnnouncedBytes = std::uint64_t{8} << 20;
   /// Less than this is read by the caller: threads cost more than they gain.
   static constexpr std::uint64_t kThreadBytesMin = std::uint64_t{4} << 20;
   static constexpr unsigned kThreadsMax = 3;
@@ -70,16 +67,13 @@ class RecordStream {
   /// A run, read and decoded.
   struct Buffer {
     Run run;
-    std::vector<std::byte> bytes;
+    io::AlignedBuffer bytes;
     std::vector<std::byte> opened;   ///< scratch: the plain body of a sealed record
     std::vector<std::byte> decoded;  ///< by record
     std::vector<char> sound;         ///< by record: whether it is in `decoded`
     bool ready = false;
   };
   [[nodiscard]] Run run_from(std::size_t first) const;
-  /// The runs that the kernel is to be told of, now that `run` is about to be read.
-  [[nodiscard]] std::vector<Run> announce_beyond(const Run& run);
-  void tell(const std::vector<Run>& runs) const;
   /// Reads and decodes buffer.run.
   void fill(Buffer& buffer) const;
   [[nodiscard]] bool decode(std::size_t place, ByteSpan record, Buffer& buffer,
@@ -101,11 +95,9 @@ class RecordStream {
   std::array<Buffer, kBuffers> buffers_;  ///< run n is in buffer n % kBuffers
   std::mutex mutex_;
   std::condition_variable changed_;
-  std::size_t claimed_ = 0;            ///< runs that somebody has begun with
-  std::size_t claimed_end_ = 0;        ///< the place behind them
-  std::size_t taken_ = 0;              ///< runs the caller has had, the one in its hands included
-  std::size_t announced_end_ = 0;      ///< the kernel was told of the places before this one
-  std::uint64_t announced_bytes_ = 0;  ///< of those, told but not read yet
+  std::size_t claimed_ = 0;      ///< runs that somebody has begun with
+  std::size_t claimed_end_ = 0;  ///< the place behind them
+  std::size_t taken_ = 0;        ///< runs the caller has had, the one in its hands included
   bool stopping_ = false;
   std::vector<std::thread> threads_;  ///< none: the caller does it
 };

@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <utility>
 
 #include "io/file.h"
@@ -9,17 +10,19 @@
 
 namespace vmshadow::store {
 
-Result<std::shared_ptr<const UniqueFd>> SegmentFiles::file(SegmentId id) const {
+Result<std::shared_ptr<const SegmentFiles::OpenFile>> SegmentFiles::file(SegmentId id) const {
   const std::lock_guard lock(mutex_);
-  std::weak_ptr<const UniqueFd>& known = open_[id];
-  if (auto fd = known.lock()) return fd;
+  std::weak_ptr<const OpenFile>& known = open_[id];
+  if (auto file = known.lock()) return file;
   VMSHADOW_ASSIGN(const std::string path, catalog_->path(id));
   VMSHADOW_ASSIGN(UniqueFd opened, io::open_for_reading(path));
-  auto fd = std::make_shared<const UniqueFd>(std::move(opened));
-  known = fd;
-  recent_.emplace_back(id, fd);
+  UniqueFd past_cache = io::open_past_cache(opened.get());
+  const auto file =
+      std::make_shared<const OpenFile>(OpenFile{std::move(opened), std::move(past_cache)});
+  known = file;
+  recent_.emplace_back(id, file);
   if (recent_.size() > kOpenMax) recent_.pop_front();  // whoever reads it holds on to it
-  return fd;
+  return file;
 }
 
 void SegmentFiles::forget(SegmentId id) const {
@@ -47,12 +50,28 @@ Error damaged(const RecordPlace& place, const SegmentFiles::Owner& owner, std::s
 
 Result<std::size_t> SegmentFiles::read_raw(SegmentId id, SegmentOffset offset,
                                            MutableByteSpan out) const {
-  VMSHADOW_ASSIGN(const auto fd, file(id));
-  return io::read_at(fd->get(), offset.value, out);
+  VMSHADOW_ASSIGN(const auto opened, file(id));
+  return io::read_at(opened->fd.get(), offset.value, out);
 }
 
-void SegmentFiles::will_read(SegmentId id, SegmentOffset offset, std::uint64_t bytes) const {
-  if (const auto fd = file(id)) io::announce_reading((*fd)->get(), offset.value, bytes);
+Result<ByteSpan> SegmentFiles::read_past_cache(SegmentId id, SegmentOffset offset,
+                                               std::size_t bytes, io::AlignedBuffer& buffer) const {
+  VMSHADOW_ASSIGN(const auto opened, file(id));
+  const std::uint64_t begin = offset.value / io::kDirectBlockBytes * io::kDirectBlockBytes;
+  const auto before = static_cast<std::size_t>(offset.value - begin);
+  const auto blocks = static_cast<std::size_t>(io::round_up_to_block(before + bytes));
+  if (buffer.size() < blocks) buffer = io::AlignedBuffer(blocks);
+  if (opened->past_cache && !io::is_cached(opened->fd.get(), offset.value, bytes)) {
+    const auto got = io::read_at(opened->past_cache.get(), begin, buffer.span().first(blocks));
+    // An error may be the file system's way to refuse: the page cache knows better.
+    if (got) {
+      const std::size_t behind = std::min(bytes, *got - std::min(*got, before));
+      return ByteSpan(buffer.span().subspan(before, behind));
+    }
+  }
+  const MutableByteSpan into = buffer.span().first(bytes);
+  VMSHADOW_ASSIGN(const std::size_t got, io::read_at(opened->fd.get(), offset.value, into));
+  return ByteSpan(into.first(got));
 }
 
 void SegmentFiles::count_read(SegmentId id, std::uint64_t bytes) const {
@@ -67,9 +86,9 @@ SegmentFiles::Reads SegmentFiles::take_reads() const {
 
 Status SegmentFiles::read(const RecordPlace& place, format::RecordType type, const Owner& owner,
                           Record& record) const {
-  VMSHADOW_ASSIGN(const auto fd, file(place.segment()));
+  VMSHADOW_ASSIGN(const auto opened, file(place.segment()));
   record.bytes.resize(place.record_bytes());
-  const auto got = io::read_at(fd->get(), place.offset().value, record.bytes);
+  const auto got = io::read_at(opened->fd.get(), place.offset().value, record.bytes);
   if (!got) {
     Error error = damaged(place, owner, got.error().message);
     error.code = got.error().code;

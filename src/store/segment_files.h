@@ -12,6 +12,7 @@
 
 #include "base/unique_fd.h"
 #include "format/record.h"
+#include "io/aligned_buffer.h"
 #include "store/keyring.h"
 #include "store/record_place.h"
 #include "store/segment_catalog.h"
@@ -27,8 +28,12 @@ class SegmentFiles {
   [[nodiscard]] const SegmentCatalog& catalog() const { return *catalog_; }
   [[nodiscard]] const Keyring& keys() const { return *keys_; }
 
+  struct OpenFile {
+    UniqueFd fd;
+    UniqueFd past_cache;  ///< empty: there is no such way
+  };
   /// Opened files stay readable, even once the store has archived and removed them.
-  using Hold = std::vector<std::shared_ptr<const UniqueFd>>;
+  using Hold = std::vector<std::shared_ptr<const OpenFile>>;
   /// Opens these segments and keeps them open as long as the hold lives. Errc::not_found if one is
   /// gone already: whoever asked knows an old state of the index.
   [[nodiscard]] Result<Hold> hold(const std::vector<SegmentId>& segments) const;
@@ -55,8 +60,12 @@ class SegmentFiles {
   /// is checked.
   [[nodiscard]] Result<std::size_t> read_raw(SegmentId id, SegmentOffset offset,
                                              MutableByteSpan out) const;
-  /// Says that these bytes are about to be read. Costs nothing if it does not work.
-  void will_read(SegmentId id, SegmentOffset offset, std::uint64_t bytes) const;
+  /// The same for a long range that is read once: past the page cache, which would only cost a copy
+  /// and what others have in it, unless it is in there. Returns what was read, in `buffer`, which
+  /// is made larger if need be.
+  [[nodiscard]] Result<ByteSpan> read_past_cache(SegmentId id, SegmentOffset offset,
+                                                 std::size_t bytes,
+                                                 io::AlignedBuffer& buffer) const;
   /// Lets go of a segment that is no longer part of the store: its space is free once no image
   /// holds it any more.
   void forget(SegmentId id) const;
@@ -78,14 +87,14 @@ class SegmentFiles {
 
  private:
   static constexpr std::size_t kOpenMax = 256;
-  [[nodiscard]] Result<std::shared_ptr<const UniqueFd>> file(SegmentId id) const;
+  [[nodiscard]] Result<std::shared_ptr<const OpenFile>> file(SegmentId id) const;
 
   const std::shared_ptr<const SegmentCatalog> catalog_;
   const std::shared_ptr<const Keyring> keys_;
   mutable std::mutex mutex_;
-  mutable std::map<SegmentId, std::weak_ptr<const UniqueFd>> open_;
+  mutable std::map<SegmentId, std::weak_ptr<const OpenFile>> open_;
   /// At most kOpenMax.
-  mutable std::deque<std::pair<SegmentId, std::shared_ptr<const UniqueFd>>> recent_;
+  mutable std::deque<std::pair<SegmentId, std::shared_ptr<const OpenFile>>> recent_;
   mutable std::mutex reads_mutex_;
   mutable Reads reads_;
 };

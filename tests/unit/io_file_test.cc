@@ -1,8 +1,10 @@
 // Files: both ways of writing do the same, errors are told apart, locks name their holder.
 
+#include <fcntl.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 #include <sys/resource.h>
+#include <unistd.h>
 
 #include <csignal>
 #include <cstring>
@@ -220,6 +222,30 @@ TEST(FileTest, DirectoriesAndSmallFiles) {
   EXPECT_EQ(read_small_file(temp.file("b"), 4).error().code, Errc::corrupt);
   EXPECT_GT(*free_bytes(temp.path()), 0u);
   EXPECT_FALSE(free_bytes(temp.file("c")));
+}
+
+TEST(ReadPastCache, ReadsTheSameBytesAndLeavesTheCacheAlone) {
+  const test::TempDir temp;
+  const auto wanted = pattern(5 * kDirectBlockBytes + 123, 9);
+  std::ofstream(temp.file("file"), std::ios::binary)
+      .write(reinterpret_cast<const char*>(wanted.data()),
+             static_cast<std::streamsize>(wanted.size()));
+  const auto fd = open_for_reading(temp.file("file"));
+  ASSERT_TRUE(fd);
+  EXPECT_TRUE(is_cached(fd->get(), 0, wanted.size())) << "it was just written";
+  const UniqueFd past_cache = open_past_cache(fd->get());
+  if (!past_cache) GTEST_SKIP() << "no O_DIRECT here";
+  // The name may be gone, or another file's.
+  std::filesystem::remove(temp.file("file"));
+  ASSERT_EQ(::fdatasync(fd->get()), 0);
+  ASSERT_EQ(::posix_fadvise(fd->get(), 0, 0, POSIX_FADV_DONTNEED), 0);
+  if (is_cached(fd->get(), 0, 1)) GTEST_SKIP() << "the file system keeps all it has in the cache";
+  AlignedBuffer buffer(2 * kDirectBlockBytes);
+  const auto got = read_at(past_cache.get(), kDirectBlockBytes, buffer.span());
+  ASSERT_TRUE(got) << got.error().message;
+  EXPECT_EQ(*got, buffer.size());
+  EXPECT_EQ(std::memcmp(buffer.data(), wanted.data() + kDirectBlockBytes, *got), 0);
+  EXPECT_FALSE(is_cached(fd->get(), kDirectBlockBytes, *got));
 }
 
 }  // namespace
