@@ -312,8 +312,12 @@ int run_sidecar(const SidecarOptions& options, const StopSignal& stop, capture::
   capture::CaptureChoice choice;
   if (able) {
     auto chosen = capture::choose_capture(**session, options.source);
-    if (chosen) choice = *std::move(chosen);
-    able = chosen ? capture::probe_vm(**session) : Status{fail(std::move(chosen).error())};
+    if (chosen) {
+      choice = *std::move(chosen);
+      able = capture::probe_vm(**session);
+    } else {
+      able = fail(std::move(chosen).error());
+    }
   }
   if (able && !options.ignore_disks) able = capture::refuse_unprotected_disks(**session);
   if (!able) {
