@@ -14,9 +14,8 @@ RecordStream::RecordStream(const SegmentFiles& segments, const SegmentFiles::Own
   std::uint64_t bytes = 0;
   for (const RecordPlace& place : wanted_.places) bytes += place.record_bytes();
   if (bytes < kThreadBytesMin) return;
-  const unsigned count = std::clamp(std::thread::hardware_concurrency(), 1U, kThreadsMax);
   try {
-    for (unsigned i = 0; i < count; ++i) threads_.emplace_back([this] { work_ahead(); });
+    for (unsigned i = 0; i < kThreads; ++i) threads_.emplace_back([this] { work_ahead(); });
   } catch (const std::system_error&) {
     // With fewer threads, or none, it is only slower.
   }

@@ -1,5 +1,5 @@
 // Reads many records in the order of the disk and decodes them. Records that lie close together in
-// one segment are a run, of about a MiB, and come in one read, past the page cache. Threads work
+// one segment are a run, of about 512 KiB, and come in one read, past the page cache. Threads work
 // ahead of the caller, each on a run of its own: one waits for the disk while another decodes.
 //
 //   places ──► run 0: read, check, decode ──┐
@@ -48,15 +48,17 @@ class RecordStream {
   [[nodiscard]] Result<ByteSpan> next();
 
  private:
-  static constexpr std::size_t kReadBytes = std::size_t{1} << 20;
+  static constexpr std::size_t kReadBytes = std::size_t{512} << 10;
   /// Of small records no more than this, or what they decode to takes too much memory.
-  static constexpr std::size_t kRunRecordsMax = 48;
+  static constexpr std::size_t kRunRecordsMax = 24;
   /// Reading over a gap this wide is cheaper than another read.
   static constexpr std::size_t kGapBytesMax = std::size_t{16} << 10;
   /// Less than this is read by the caller: threads cost more than they gain.
   static constexpr std::uint64_t kThreadBytesMin = std::uint64_t{4} << 20;
-  static constexpr unsigned kThreadsMax = 3;
-  static constexpr std::size_t kBuffers = 5;  ///< one is in the caller's hands
+  /// However few the processors: most of the time they wait for the disk, which is at its best
+  /// when it has several requests.
+  static constexpr unsigned kThreads = 6;
+  static constexpr std::size_t kBuffers = 8;  ///< one is in the caller's hands
 
   /// Records that are read at once: places from `first` to before `end`.
   struct Run {
