@@ -12,17 +12,6 @@ constexpr std::chrono::milliseconds kTerminalEvery{500};
 double ms(std::chrono::microseconds d) { return static_cast<double>(d.count()) / 1000.0; }
 double mib(std::uint64_t bytes) { return static_cast<double>(bytes) / (1024.0 * 1024.0); }
 
-struct Phase {
-  const char* name;
-  std::chrono::microseconds EpochStats::*took;
-};
-constexpr std::array<Phase, EpochLedger::kPhases> kPhaseTable = {{{"request", &EpochStats::request},
-                                                                  {"stop", &EpochStats::stop},
-                                                                  {"cut", &EpochStats::cut},
-                                                                  {"ram", &EpochStats::ram},
-                                                                  {"device", &EpochStats::device},
-                                                                  {"resume", &EpochStats::resume}}};
-
 EpochLedger::Spread spread_of(const DurationHistogram& durations) {
   return {durations.count(), ms(durations.quantile(0.5)), ms(durations.quantile(0.99)),
           ms(durations.longest())};
@@ -80,7 +69,8 @@ std::string pace_text(const PaceReport& pace) {
 
 }  // namespace
 
-EpochLedger::EpochLedger(ReportStyle style, std::FILE* out) : style_(style), out_(out) {}
+EpochLedger::EpochLedger(ReportStyle style, std::FILE* out, SidecarFigures& figures)
+    : style_(style), out_(out), figures_(figures) {}
 
 void EpochLedger::taken(const EpochStats& stats) {
   const std::lock_guard lock(mutex_);
@@ -108,6 +98,7 @@ void EpochLedger::paced(const PaceReport& pace) {
   const std::lock_guard lock(mutex_);
   const bool held_before = !pace_.cannot_hold;
   pace_ = pace;
+  figures_.paced(pace);
   if (held_before == !pace_.cannot_hold) return;
   if (style_ == ReportStyle::json_lines) {
     nlohmann::json line = json_of(pace_);
@@ -123,6 +114,7 @@ void EpochLedger::paced(const PaceReport& pace) {
 
 bool EpochLedger::count(const EpochStats& stats, const ship::CommittedEpoch& epoch) {
   const bool first_pass = totals_.epochs == 0;
+  figures_.add(stats, epoch, first_pass);
   ++totals_.epochs;
   if (first_pass) totals_.first = stats.epoch;
   totals_.last = stats.epoch;
@@ -141,7 +133,7 @@ bool EpochLedger::count(const EpochStats& stats, const ship::CommittedEpoch& epo
   commit_.add(epoch.commit_latency);
   if (!stats.pause) return false;
   pause_.add(*stats.pause);
-  for (std::size_t i = 0; i < kPhases; ++i) phases_[i].add(stats.*kPhaseTable[i].took);
+  for (std::size_t i = 0; i < kPhases; ++i) phases_[i].add(stats.*kEpochPhases[i].took);
   return false;
 }
 
@@ -165,7 +157,7 @@ void EpochLedger::report(const EpochStats& stats, const ship::CommittedEpoch& ep
                         {"interval_ms", ms(pace_.interval)}};
     if (stats.pass) line["pass_ms"] = ms(*stats.pass);
     if (pace_.passes) line["holds_lag_ms"] = ms(pace_.passes->lag);
-    for (const Phase& phase : kPhaseTable)
+    for (const EpochPhase& phase : kEpochPhases)
       line[std::string(phase.name) + "_ms"] = ms(stats.*phase.took);
     fmt::print(out_, "{}\n", line.dump());
     std::fflush(out_);
@@ -260,7 +252,7 @@ void EpochLedger::print_summary(std::optional<std::chrono::microseconds> lag) co
                         {"full_pass_pause_ms", s.full_pass_pause_ms},
                         {"lag_now_ms", optional_ms(lag)}};
     for (std::size_t i = 0; i < kPhases; ++i) {
-      line["phases"][kPhaseTable[i].name] = json_of(s.phases[i]);
+      line["phases"][std::string(kEpochPhases[i].name)] = json_of(s.phases[i]);
     }
     line["cadence"] = json_of(pace);
     line["last_epoch"] = s.last ? nlohmann::json(s.last->value) : nlohmann::json(nullptr);
@@ -271,7 +263,7 @@ void EpochLedger::print_summary(std::optional<std::chrono::microseconds> lag) co
   if (style_ == ReportStyle::quiet || s.epochs == 0) return;
   std::string phases;
   for (std::size_t i = 0; i < kPhases; ++i) {
-    phases += fmt::format("{}{} {:.2f}/{:.2f}", i == 0 ? "" : ", ", kPhaseTable[i].name,
+    phases += fmt::format("{}{} {:.2f}/{:.2f}", i == 0 ? "" : ", ", kEpochPhases[i].name,
                           s.phases[i].p50_ms, s.phases[i].p99_ms);
   }
   fmt::print(

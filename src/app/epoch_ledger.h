@@ -15,6 +15,7 @@
 #include <vmshadow/types.h>
 
 #include "app/epoch_pacer.h"
+#include "app/sidecar_figures.h"
 #include "base/duration_histogram.h"
 #include "ship/epoch_shipper.h"
 
@@ -26,8 +27,9 @@ enum class ReportStyle { quiet, terminal, json_lines };
 /// Safe from any thread: capture's and the shipper's both report here.
 class EpochLedger {
  public:
-  /// Lines go to `out` (json_lines: one object a line; terminal: one line rewritten in place).
-  EpochLedger(ReportStyle style, std::FILE* out);
+  /// Lines go to `out` (json_lines: one object a line; terminal: one line rewritten in place), what
+  /// they say also to `figures`.
+  EpochLedger(ReportStyle style, std::FILE* out, SidecarFigures& figures);
 
   void taken(const EpochStats& stats);
   void committed(const ship::CommittedEpoch& epoch);
@@ -47,8 +49,7 @@ class EpochLedger {
     std::uint64_t count{};
     double p50_ms{}, p99_ms{}, max_ms{};
   };
-  /// EpochStats' phases, in their order: request, stop, cut, ram, device, resume.
-  static constexpr std::size_t kPhases = 6;
+  static constexpr std::size_t kPhases = kEpochPhases.size();
 
   struct Summary {
     std::uint64_t epochs{};  ///< committed
@@ -73,6 +74,7 @@ class EpochLedger {
 
   const ReportStyle style_;
   std::FILE* const out_;
+  SidecarFigures& figures_;
   mutable std::mutex mutex_;
   std::map<Epoch, EpochStats> taken_;            // not yet committed
   std::map<Epoch, ship::CommittedEpoch> early_;  // committed before capture had its pause

@@ -51,6 +51,7 @@ struct Protection {
   const SidecarOptions& options;
   const StopSignal& stop;
   capture::GuardFlags& flags;
+  SidecarFigures& figures;
   EpochLedger& ledger;
   EpochPacer& pacer;
   ship::EpochShipper& shipper;
@@ -99,9 +100,15 @@ Status Protection::tick() {
   if (now < next_tick) return {};
   next_tick = now + kTickEvery;
   ledger.tick(shipper.lag());
-  if (const auto pressure = io::cpu_pressure()) {
-    shipper.set_acceleration(effort.acceleration(*pressure));
+  const auto pressure = io::cpu_pressure();
+  figures.cpu_pressure_percent = pressure.value_or(-1);
+  if (pressure) {
+    const int acceleration = effort.acceleration(*pressure);
+    shipper.set_acceleration(acceleration);
+    figures.acceleration = acceleration;
   }
+  figures.queue_bytes = shipper.queued_bytes();
+  figures.unacknowledged_epochs = shipper.unacknowledged();
   if (auto failure = shipper.failure()) return fail(std::move(*failure));
   if (auto closed = session.closed()) return fail(std::move(*closed));
   return {};
@@ -140,10 +147,14 @@ Status Protection::run() {
     VMSHADOW_ASSIGN(const bool room, wait_for_room());
     if (!room) return {};
     const auto asked_by_clock = io::Deadline::clock::now();
+    // How often one was due while those before were being taken or shipped.
+    figures.epochs_merged += static_cast<std::uint64_t>(
+        std::max(asked_by_clock - next, io::Deadline::duration{}) / pacer.interval());
     const MonotonicTime asked = system_clock().monotonic();
     auto stats = source.take_epoch();
     if (!stats) {
       if (stats.error().code != Errc::cancelled) return fail(std::move(stats).error());
+      ++figures.epochs_refused;
       if (!std::exchange(paused_said, true)) spdlog::warn("{}", stats.error().message);
       next = io::deadline_after(kRetryWhilePaused);
       continue;
@@ -281,7 +292,9 @@ std::string newest_committed(const EpochLedger& ledger) {
 
 }  // namespace
 
-int run_sidecar(const SidecarOptions& options, const StopSignal& stop, capture::GuardFlags& flags) {
+int run_sidecar(const SidecarOptions& options, const StopSignal& stop, capture::GuardFlags& flags,
+                SidecarFigures& figures) {
+  const std::uint64_t worker = figures.guard.workers_started;
   capture::VmEvents events;
   auto session = qmp::Session::connect(options.qmp_path, with_events(events));
   if (!session) {
@@ -333,11 +346,14 @@ int run_sidecar(const SidecarOptions& options, const StopSignal& stop, capture::
         (*session)->version().text());
   }
 
-  EpochLedger ledger(options.report, options.report_to);
+  figures.source = static_cast<int>(choice.kind);
+  EpochLedger ledger(options.report, options.report_to, figures);
   EpochPacer pacer(options.interval, options.cadence);
+  figures.paced(pacer.report());
   auto shipper = connect_shipper(
       options, stop,
-      [&ledger, &pacer](const ship::CommittedEpoch& epoch) {
+      [&ledger, &pacer, &figures, worker](const ship::CommittedEpoch& epoch) {
+        figures.durable(epoch, system_clock().monotonic(), worker);
         pacer.durable(epoch);
         ledger.committed(epoch);
       },
@@ -352,6 +368,7 @@ int run_sidecar(const SidecarOptions& options, const StopSignal& stop, capture::
                : capture::kWorkerTryAgain;
   }
 
+  figures.generation = (*shipper)->generation().value;
   std::function<Status()> tick;
   const std::unique_ptr<PageSource> source = [&]() -> std::unique_ptr<PageSource> {
     if (choice.kind == capture::CaptureKind::colo) {
@@ -361,7 +378,8 @@ int run_sidecar(const SidecarOptions& options, const StopSignal& stop, capture::
     return std::make_unique<capture::FullPassSource>(
         **session, events, system_clock(), full_pass_options(options, stop, flags, ledger, tick));
   }();
-  Protection protection{options, stop, flags, ledger, pacer, **shipper, *source, choice, **session};
+  Protection protection{options, stop,      flags,   figures, ledger,
+                        pacer,   **shipper, *source, choice,  **session};
   tick = [&protection] { return protection.tick(); };
   const Status status = protection.run();
   // The VM first, then what is still on its way to the store.

@@ -9,6 +9,7 @@
 #include <vmshadow/result.h>
 
 #include "app/epoch_ledger.h"
+#include "app/sidecar_figures.h"
 #include "app/stop_signal.h"
 #include "base/thread_priority.h"
 #include "capture/cadence.h"
@@ -51,8 +52,9 @@ inline constexpr int kExitVmGone = capture::kWorkerVmGone;
 
 /// Protects the VM until `stop`, the number of epochs is reached, or an error. Whatever happens the
 /// VM is released before it returns, or `flags` say that the guard must. Errors go to stderr, one
-/// sentence each. Returns one of the above, or capture::kWorkerTryAgain after what may pass.
+/// sentence each; what it does is added to `figures`. Returns one of the above, or
+/// capture::kWorkerTryAgain after what may pass.
 [[nodiscard]] int run_sidecar(const SidecarOptions& options, const StopSignal& stop,
-                              capture::GuardFlags& flags);
+                              capture::GuardFlags& flags, SidecarFigures& figures);
 
 }  // namespace vmshadow::app

@@ -1,15 +1,23 @@
 // vmshadow-sidecar: protects one VM. Options to SidecarOptions, nothing else.
 #include <CLI/CLI.hpp>
+#include <fmt/format.h>
 #include <malloc.h>
+#include <nlohmann/json.hpp>
 #include <unistd.h>
 
 #include <algorithm>
 #include <map>
+#include <optional>
 
 #include "app/logging.h"
+#include "app/metrics_options.h"
+#include "app/metrics_process.h"
 #include "app/release_command.h"
 #include "app/report_stream.h"
 #include "app/sidecar.h"
+#include "app/sidecar_metrics.h"
+#include "base/say.h"
+#include "base/shared_memory.h"
 #include "capture/worker_guard.h"
 
 namespace {
@@ -47,6 +55,9 @@ Where a QEMU's COLO is absent or broken each epoch is a whole migration to the s
 changed is shipped (--source full-pass). The lag is then at least a pass over all RAM long; status line,
 JSON and summary say what can be held.
 
+With --metrics PORT it serves Prometheus metrics (lag, epochs, phases of each pause, what the guard had
+to do) from a third, small process that goes on while the other two die and are started again.
+
 While a VM is protected, do not migrate or save it (virsh save, migrate, snapshot with memory), and do
 not plug devices: stop the sidecar first. QEMU before 10.0 may end at a `migrate` that comes meanwhile.
 
@@ -59,6 +70,33 @@ runs on), 2 usage, 3 the VM is gone.)";
 void give_back_large_allocations() {
   constexpr int kMappedFromBytes = 128 << 10;
   ::mallopt(M_MMAP_THRESHOLD, kMappedFromBytes);
+}
+
+constexpr std::string_view kProgram = "vmshadow-sidecar";
+
+/// nullopt: none is wanted.
+Result<std::optional<app::MetricsProcess>> start_metrics(const app::MetricsOptions& wanted,
+                                                         const app::SidecarOptions& options,
+                                                         const app::SidecarFigures& figures) {
+  VMSHADOW_ASSIGN(auto place, app::open_metrics(wanted));
+  if (!place) return std::optional<app::MetricsProcess>{};
+  const app::SidecarFacts facts{options.vm_name, options.pause_deadline};
+  VMSHADOW_ASSIGN(auto process, app::MetricsProcess::start(
+                                    std::move(place->server),
+                                    [&figures, facts] {
+                                      return app::sidecar_metrics(figures, facts, system_clock());
+                                    },
+                                    [](const std::string& why) { say(kProgram, why); }));
+  if (!place->url.empty()) {
+    if (options.report == app::ReportStyle::json_lines) {
+      const nlohmann::json line{{"event", "metrics"}, {"url", place->url}};
+      fmt::print(options.report_to, "{}\n", line.dump());
+      std::fflush(options.report_to);
+    } else {
+      say(kProgram, "metrics at " + place->url);
+    }
+  }
+  return std::optional(std::move(process));
 }
 
 }  // namespace
@@ -77,6 +115,7 @@ int main(int argc, char** argv) {
   bool quiet = false;
   bool verbose = false;
   bool release = false;
+  app::MetricsOptions metrics;
 
   CLI::App cli{kHelp, "vmshadow-sidecar"};
   cli.set_version_flag("--version", VMSHADOW_VERSION);
@@ -139,6 +178,7 @@ int main(int argc, char** argv) {
       "--ship-all", options.ship_all,
       "ship all RAM at the start; otherwise only what differs from the newest epoch that the "
       "store has of this VM");
+  app::add_metrics_options(cli, metrics);
   cli.add_flag("--json", json, "one JSON object a line on stdout: attached, epoch, summary");
   cli.add_flag("--quiet", quiet, "no status line and no summary");
   cli.add_flag("--verbose", verbose, "log more");
@@ -193,6 +233,18 @@ int main(int argc, char** argv) {
     return app::kExitFailed;
   }
 
+  const auto figures = make_shared_with_children<app::SidecarFigures>();
+  if (!figures) {
+    say(kProgram, figures.error().message);
+    return app::kExitFailed;
+  }
+  const auto metrics_process = start_metrics(metrics, options, **figures);
+  if (!metrics_process) {
+    say(kProgram, metrics_process.error().message);
+    return metrics_process.error().code == Errc::invalid_argument ? app::kExitUsage
+                                                                  : app::kExitFailed;
+  }
+
   capture::GuardOptions guard;
   guard.monitor = options.qmp_path;
   guard.own_monitor = options.guard_qmp_path;
@@ -200,6 +252,7 @@ int main(int argc, char** argv) {
   guard.retry_most = std::chrono::seconds{retry_most_s};
   guard.once = options.once;
   guard.verbose = verbose;
+  guard.counts = &(*figures)->guard;
   give_back_large_allocations();
   return capture::run_guarded(guard, [&](capture::GuardFlags& flags) {
     app::set_up_logging("vmshadow-sidecar", verbose);
@@ -208,6 +261,6 @@ int main(int argc, char** argv) {
       std::fprintf(stderr, "vmshadow-sidecar: %s\n", stop.error().message.c_str());
       return app::kExitFailed;
     }
-    return app::run_sidecar(options, *stop, flags);
+    return app::run_sidecar(options, *stop, flags, **figures);
   });
 }

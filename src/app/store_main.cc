@@ -9,9 +9,12 @@
 #include "app/control_socket.h"
 #include "app/key_options.h"
 #include "app/logging.h"
+#include "app/metrics_options.h"
+#include "app/metrics_thread.h"
 #include "app/open_files.h"
 #include "app/stop_signal.h"
 #include "app/store_adapter.h"
+#include "app/store_metrics.h"
 #include "app/tier_option.h"
 #include "io/append_file.h"
 #include "ship/receiver.h"
@@ -54,6 +57,8 @@ on the file's first line, leave the old one on the second, and let the sidecar a
 The stream from the sidecars is the VMs' memory and is not encrypted yet: listen on a network you trust.
 Stop it with SIGINT or SIGTERM; what was acknowledged survives a crash of the program and of the machine.
 
+With --metrics PORT it serves Prometheus metrics: of the VMs, commits, tiers, upkeep and damage.
+
 While it runs, shadow-replay's pin, unpin and retention reach it through the socket control.sock in its
 directory, which only the directory's owner may use.
 
@@ -65,6 +70,7 @@ struct StoreProgram {
   io::FileBackend backend{};
   bool announce_port{};
   store::StoreOptions options;
+  app::MetricsOptions metrics;
 
   [[nodiscard]] Status set_store_options(const std::vector<std::string>& ssds,
                                          const std::vector<std::string>& hdds,
@@ -101,6 +107,21 @@ std::unique_ptr<app::ControlServer> serve_control(const std::string& directory,
   return nullptr;
 }
 
+/// Null: none are wanted. `store` outlives them.
+Result<std::unique_ptr<app::MetricsThread>> serve_metrics(const app::MetricsOptions& wanted,
+                                                          const store::Store& store) {
+  VMSHADOW_ASSIGN(auto place, app::open_metrics(wanted));
+  if (!place) return std::unique_ptr<app::MetricsThread>();
+  // What is asked of the store takes locks that its commits need, so not more often than this.
+  place->server.page_every = std::chrono::seconds(1);
+  VMSHADOW_ASSIGN(auto thread,
+                  app::MetricsThread::start(
+                      std::move(place->server), [&store] { return app::store_metrics(store); },
+                      [](const std::string& why) { spdlog::warn("{}", why); }));
+  if (!place->url.empty()) spdlog::info("metrics at {}", place->url);
+  return thread;
+}
+
 Status StoreProgram::run(const app::StopSignal& stop) const {
   VMSHADOW_ASSIGN(
       const auto opened,
@@ -108,6 +129,7 @@ Status StoreProgram::run(const app::StopSignal& stop) const {
           directory, system_clock(), [this] { return io::make_file_system(backend); }, options));
   app::StoreAdapter control(*opened, directory);
   const auto control_server = serve_control(directory, control);
+  VMSHADOW_ASSIGN(const auto metrics_thread, serve_metrics(metrics, *opened));
   auto receiving = ship::Receiver::listen(listen, *opened);
   if (!receiving) {
     Error error = std::move(receiving).error();
@@ -159,6 +181,7 @@ int main(int argc, char** argv) {
   cli.add_option("--scrub-rate", scrub_mib,
                  "MiB per second of what is stored that are read again and checked; 0: none")
       ->capture_default_str();
+  app::add_metrics_options(cli, program.metrics);
   cli.add_flag("--print-port", program.announce_port, "print the port on stdout once listening");
   cli.add_flag("--no-io-uring", no_uring, "write with plain system calls");
   cli.add_flag("--verbose", verbose, "log more");

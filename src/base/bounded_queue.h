@@ -4,6 +4,7 @@
 // producer asks wait_below() at moments when it may wait.
 #pragma once
 
+#include <atomic>
 #include <chrono>
 #include <condition_variable>
 #include <cstddef>
@@ -80,10 +81,8 @@ class BoundedQueue {
     room_.notify_all();
   }
 
-  [[nodiscard]] std::size_t weight() const {
-    const std::lock_guard lock(mutex_);
-    return weight_;
-  }
+  /// Takes no lock: whoever looks never holds up a producer.
+  [[nodiscard]] std::size_t weight() const { return weight_; }
 
  private:
   void release_locked() {
@@ -96,7 +95,7 @@ class BoundedQueue {
   std::condition_variable not_empty_;
   std::condition_variable room_;
   std::deque<std::pair<T, std::size_t>> items_;
-  std::size_t weight_ = 0;
+  std::atomic<std::size_t> weight_ = 0;  // changed under the lock
   std::size_t in_hand_ = 0;
   bool closed_ = false;
 };

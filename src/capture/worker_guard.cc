@@ -3,7 +3,6 @@
 #include <fcntl.h>
 #include <fmt/format.h>
 #include <signal.h>
-#include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/socket.h>
 #include <sys/wait.h>
@@ -13,7 +12,6 @@
 #include <cerrno>
 #include <cstdio>
 #include <cstring>
-#include <new>
 #include <optional>
 #include <string>
 #include <string_view>
@@ -23,6 +21,7 @@
 
 #include "base/assert.h"
 #include "base/say.h"
+#include "base/shared_memory.h"
 #include "base/unique_fd.h"
 #include "capture/back_off.h"
 #include "capture/guard_priority.h"
@@ -82,6 +81,7 @@ class WorkerGuard {
               const std::function<int(GuardFlags&)>& worker)
       : options_(options),
         flags_(flags),
+        counts_(options.counts != nullptr ? *options.counts : unseen_counts_),
         worker_(worker),
         signals_(guard_signals()),
         has_terminal_(has_terminal()),
@@ -99,7 +99,7 @@ class WorkerGuard {
   void watch();
   void reap();
   void look();
-  void kill_worker(Death why);
+  void kill_worker(Death why, GuardCounts::Kill counted);
   bool cut_monitor();
   [[nodiscard]] nanoseconds until_next_look() const;
   /// Takes a signal if one comes in time; true if it tells us to end.
@@ -112,6 +112,8 @@ class WorkerGuard {
 
   const GuardOptions& options_;
   GuardFlags& flags_;
+  GuardCounts unseen_counts_;
+  GuardCounts& counts_;
   const std::function<int(GuardFlags&)>& worker_;
   const sigset_t signals_;
   const bool has_terminal_;
@@ -149,6 +151,7 @@ int WorkerGuard::run() {
                         options_.pause_deadline.count()));
       }
       watch();
+      counts_.worker_lives = false;
       cut_monitor();  // what is on its way to us keeps it open, though the worker is dead
       if (const auto code = after_worker()) return *code;
     } else if (flags_.restarts == 0) {
@@ -187,9 +190,11 @@ bool WorkerGuard::start_worker() {
     return false;
   }
   flags_.to_guard = channel->second.get();
+  ++counts_.workers_started;
   const pid_t guard = ::getpid();
   const pid_t pid = ::fork();
   if (pid < 0) {
+    --counts_.workers_started;
     say(errno_error(errno, "starting the worker").message);
     return false;
   }
@@ -200,6 +205,7 @@ bool WorkerGuard::start_worker() {
   from_worker_ = std::move(channel->first);
   pid_ = pid;
   reaped_ = false;
+  counts_.worker_lives = true;
   return true;
 }
 
@@ -281,16 +287,17 @@ void WorkerGuard::look() {
 
   const std::int64_t vm_stopped = flags_.stopped_since_ns;
   if (vm_stopped != 0 && time - MonotonicTime{vm_stopped} > options_.pause_deadline) {
-    kill_worker(Death::overdue);
+    kill_worker(Death::overdue, GuardCounts::kOverdue);
   } else if (stopped_at_ && time - *stopped_at_ > options_.pause_deadline) {
-    kill_worker(Death::stopped);
+    kill_worker(Death::stopped, GuardCounts::kStopped);
   } else if (silent_for_ > options_.silence) {
-    kill_worker(Death::silent);
+    kill_worker(Death::silent, GuardCounts::kSilent);
   }
 }
 
-void WorkerGuard::kill_worker(Death why) {
+void WorkerGuard::kill_worker(Death why, GuardCounts::Kill counted) {
   death_ = why;
+  ++counts_.killed[counted];
   killed_at_ = now();
   ::kill(pid_, SIGKILL);
 }
@@ -341,6 +348,7 @@ std::optional<int> WorkerGuard::after_worker() {
       case Release::done:
         break;
     }
+    ++counts_.releases;
     say(fmt::format("the worker {}; the VM {} and is no longer protected{}", death_text(),
                     not_released_.empty() ? "was released, runs on"
                                           : "runs on, but it was not released: " + not_released_,
@@ -423,19 +431,17 @@ bool WorkerGuard::wait_out(milliseconds wait) {
 }  // namespace
 
 int run_guarded(const GuardOptions& options, const std::function<int(GuardFlags&)>& worker) {
-  void* memory = ::mmap(nullptr, sizeof(GuardFlags), PROT_READ | PROT_WRITE,
-                        MAP_SHARED | MAP_ANONYMOUS, -1, 0);
-  if (memory == MAP_FAILED) {
-    say(errno_error(errno, "mapping the guard's flags").message);
+  const auto flags = make_shared_with_children<GuardFlags>();
+  if (!flags) {
+    say(flags.error().message);
     return kWorkerFailed;
   }
-  auto* flags = new (memory) GuardFlags;
 
   // An ignored SIGCHLD, inherited, would hide the worker's end; a terminal's stop signals would
   // stop guard and worker together, with the VM standing still; a closed pipe must end nobody.
   ::signal(SIGCHLD, SIG_DFL);
   for (const int signal : {SIGTSTP, SIGTTIN, SIGTTOU, SIGPIPE}) ::signal(signal, SIG_IGN);
-  return WorkerGuard(options, *flags, worker).run();
+  return WorkerGuard(options, **flags, worker).run();
 }
 
 }  // namespace vmshadow::capture

@@ -20,6 +20,7 @@
 #include <functional>
 #include <string>
 
+#include "capture/guard_counts.h"
 #include "capture/guard_flags.h"
 
 namespace vmshadow::capture {
@@ -49,6 +50,8 @@ struct GuardOptions {
   bool once = false;
   /// Say what the system let the guard have.
   bool verbose = false;
+  /// Where it counts what it does; outlives the guard. May be null.
+  GuardCounts* counts = nullptr;
 };
 
 /// Forks, runs `worker` in the child and guards it, again and again; returns, in the parent, the

@@ -141,6 +141,11 @@ std::optional<std::chrono::microseconds> EpochShipper::lag() const {
   return micros(clock_.monotonic() - *committed_cut_);
 }
 
+std::size_t EpochShipper::unacknowledged() const {
+  const std::lock_guard lock(mutex_);
+  return unacknowledged_;
+}
+
 std::optional<Error> EpochShipper::failure() const {
   const std::lock_guard lock(mutex_);
   return failure_;

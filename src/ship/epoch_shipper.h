@@ -96,6 +96,10 @@ class EpochShipper final : public PageSink {
   void set_acceleration(int acceleration) { acceleration_ = acceleration; }
   /// Since the cut of the newest committed epoch; nullopt before the first commit.
   [[nodiscard]] std::optional<std::chrono::microseconds> lag() const;
+  /// Page memory that waits to be encoded, in bytes; takes no lock.
+  [[nodiscard]] std::size_t queued_bytes() const { return queue_.weight(); }
+  /// Epochs cut but not acknowledged.
+  [[nodiscard]] std::size_t unacknowledged() const;
   /// Why shipping ended; nullopt while it works.
   [[nodiscard]] std::optional<Error> failure() const;
 

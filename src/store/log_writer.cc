@@ -107,6 +107,23 @@ void LogWriter::keep_memory(LogPiece piece) {
   }
 }
 
+std::size_t LogWriter::queued_bytes() const {
+  const std::lock_guard lock(mutex_);
+  return queue_.held_bytes();
+}
+
+std::size_t LogWriter::spare_bytes() const {
+  const std::lock_guard lock(spare_mutex_);
+  std::size_t bytes = 0;
+  for (const LogPiece& piece : spare_) bytes += piece.bytes.capacity();
+  return bytes;
+}
+
+bool LogWriter::poisoned() const {
+  const std::lock_guard lock(mutex_);
+  return poison_.has_value();
+}
+
 Status LogWriter::append(const EpochInLogPtr& epoch, LogPiece piece) {
   {
     std::unique_lock lock(mutex_);

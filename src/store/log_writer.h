@@ -137,6 +137,11 @@ class LogWriter {
   /// Bytes written to segments so far.
   [[nodiscard]] std::uint64_t written_bytes() const { return written_bytes_; }
   [[nodiscard]] std::uint64_t ingested_bytes() const { return ingested_bytes_; }
+  /// Records that wait to be written, and memory kept for the next ones, in bytes.
+  [[nodiscard]] std::size_t queued_bytes() const;
+  [[nodiscard]] std::size_t spare_bytes() const;
+  /// A failed write or sync has ended it.
+  [[nodiscard]] bool poisoned() const;
 
  private:
   enum class RequestKind { piece, commit, grant, note };
@@ -244,7 +249,7 @@ class LogWriter {
   /// Epochs with records in the log that are not in the index, and the first segment with some.
   std::map<const EpochInLog*, SegmentId> unsettled_;
 
-  std::mutex spare_mutex_;
+  mutable std::mutex spare_mutex_;
   std::vector<LogPiece> spare_;  ///< empty; their memory is used again
 
   std::atomic<std::uint64_t> written_bytes_ = 0;

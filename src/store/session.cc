@@ -139,8 +139,15 @@ Status Session::append(ByteSpan record) {
 
 Result<CommitReceipt> Session::commit(ByteSpan end_record) {
   if (!open_) open_epoch();
+  const MonotonicTime asked = ground_.clock.monotonic();
   auto receipt = open_->failure ? Result<CommitReceipt>(fail(*open_->failure)) : finish(end_record);
-  if (!receipt) abandon();
+  if (receipt) {
+    ground_.commits.took.add(
+        std::chrono::duration_cast<DurationBuckets::Duration>(ground_.clock.monotonic() - asked));
+  } else {
+    ++ground_.commits.refused;
+    abandon();
+  }
   open_.reset();
   return receipt;
 }

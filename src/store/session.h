@@ -14,9 +14,11 @@
 #include <optional>
 #include <string>
 
+#include <vmshadow/clock.h>
 #include <vmshadow/epoch_sink.h>
 
 #include "crypt/vm_key.h"
+#include "store/commit_figures.h"
 #include "store/epoch_sealer.h"
 #include "store/epoch_tally.h"
 #include "store/journal_index.h"
@@ -31,6 +33,8 @@ class Session final : public EpochSession {
     LogWriter& log;
     JournalIndex& index;
     const ShadowReader& reader;
+    const Clock& clock;
+    CommitFigures& commits;
     std::size_t piece_bytes;
     crypt::VmKeysPtr keys;         ///< epochs are sealed with the first; null: stored as they come
     std::function<void()> closed;  ///< called by the destructor, once

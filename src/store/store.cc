@@ -15,6 +15,7 @@
 #include "store/segment_catalog.h"
 #include "store/segment_files.h"
 #include "store/session.h"
+#include "store/tier_choice.h"
 #include "store/vm_states.h"
 
 namespace vmshadow::store {
@@ -22,10 +23,12 @@ namespace vmshadow::store {
 /// Members are destroyed from the last to the first: what writes before what it writes to, the lock
 /// at the end.
 struct Store::State {
-  State(io::FileLock lock, const StoreOptions& o) : lock_file(std::move(lock)), options(o) {}
+  State(io::FileLock lock, const StoreOptions& o, const Clock& c)
+      : lock_file(std::move(lock)), options(o), clock(c) {}
 
   io::FileLock lock_file;
   StoreOptions options;
+  const Clock& clock;
   std::unique_ptr<io::FileSystem> log_files;
   std::shared_ptr<SegmentCatalog> catalog;
   std::shared_ptr<JournalIndex> index;
@@ -34,6 +37,7 @@ struct Store::State {
   std::unique_ptr<Reader> reader;  ///< the sessions'
   std::uint64_t generation_slack{};
   std::unique_ptr<VmStates> states;
+  CommitFigures commits;
   std::unique_ptr<LogWriter> log;
   std::unique_ptr<Maintenance> maintenance;
 
@@ -179,7 +183,7 @@ Result<std::unique_ptr<Store>> Store::open(const std::string& path, const Clock&
   }
   VMSHADOW_TRY(settle(recovery, *log_files));
 
-  auto state = std::make_shared<State>(std::move(lock), options);
+  auto state = std::make_shared<State>(std::move(lock), options, clock);
   state->log_files = std::move(log_files);
   state->catalog = recovery.catalog;
   state->index = recovery.index;
@@ -245,7 +249,8 @@ Result<std::unique_ptr<EpochSession>> Store::open_session(const std::string& vm_
   }
   // The session's end lets go of the state, and of the whole store if it was the last.
   Session::Ground ground{*state->log,      *state->index,
-                         *state->reader,   state->options.piece_bytes,
+                         *state->reader,   state->clock,
+                         state->commits,   state->options.piece_bytes,
                          *std::move(keys), [state, vm] { state->release(vm); }};
   return std::make_unique<Session>(std::move(ground), vm_name, generation,
                                    state->index->next_epoch(vm));
@@ -324,12 +329,22 @@ StoreStats Store::stats() const {
   const JournalIndex::Totals totals = state.index->totals();
   const Maintenance::Figures figures = state.maintenance->figures();
   StoreStats stats;
+  {
+    const std::lock_guard guard(state_->mutex);
+    stats.sessions = state.live.size();
+  }
+  stats.commits = state.commits.took.counts();
+  stats.refused_epochs = state.commits.refused;
+  stats.queued_bytes = state.log->queued_bytes();
+  stats.spare_bytes = state.log->spare_bytes();
+  stats.poisoned = state.log->poisoned();
   stats.epochs = totals.epochs;
   stats.page_versions = totals.page_versions;
   stats.index_bytes = totals.memory_bytes;
   stats.ingested_bytes = state.log->ingested_bytes();
   stats.written_bytes = state.log->written_bytes() + figures.moved_bytes;
   stats.moved_bytes = figures.moved_bytes;
+  stats.removed_bytes = figures.removed_bytes;
   stats.scrubbed_bytes = figures.scrubbed_bytes;
   stats.scrub_rounds = figures.scrub_rounds;
   stats.salvaged_pages = figures.salvaged_pages;
@@ -340,10 +355,13 @@ StoreStats Store::stats() const {
   for (const TierKind kind : {TierKind::ssd, TierKind::hdd}) {
     TierStats tier;
     tier.name = tier_kind_name(kind);
-    for (const TierDirectory& directory : tiers) {
-      if (directory.kind != kind) continue;
-      tier.directories.push_back(directory.path);
-      tier.capacity_bytes += directory.capacity_bytes;
+    for (TierIndex i = 0; i < tiers.size(); ++i) {
+      if (tiers[i].kind != kind) continue;
+      tier.directories.push_back(tiers[i].path);
+      tier.capacity_bytes += tiers[i].capacity_bytes;
+      // A file system that cannot be asked has none.
+      const std::uint64_t room = tier_room(*state.catalog, i);
+      if (room != UINT64_MAX) tier.free_bytes += room;
     }
     if (tier.directories.empty()) continue;
     if (const auto read = figures.read_bytes.find(kind); read != figures.read_bytes.end()) {
@@ -359,10 +377,11 @@ StoreStats Store::stats() const {
     stats.tiers.push_back(std::move(tier));
   }
   for (const VmId& id : state.index->ids()) {
-    VmStats vm{state.index->name_of(id), 0, 0, state.index->settings_of(id).quota_bytes};
+    VmStats vm{state.index->name_of(id), 0, 0, state.index->settings_of(id).quota_bytes, 0};
     for (const EpochIndexPtr& epoch : state.index->epochs(id)) {
       ++vm.epochs;
       vm.live_bytes += live_bytes(*epoch);
+      vm.newest_cut_ns = std::max(vm.newest_cut_ns, epoch->info.cut_wall.ns);
     }
     stats.vms.push_back(std::move(vm));
   }

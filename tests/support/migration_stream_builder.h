@@ -71,6 +71,14 @@ class MigrationStreamBuilder {
     if (!block.empty()) short_text(block);
     return u8(0);
   }
+  /// The device section in which QEMU says what state the VM was in.
+  MigrationStreamBuilder& global_state(std::string_view run_state) {
+    constexpr std::size_t kFieldBytes = 100;
+    u8(4).b32(39).short_text("globalstate").b32(0).b32(1);
+    b32(static_cast<std::uint32_t>(run_state.size() + 1)).text(run_state);
+    bytes.resize(bytes.size() + kFieldBytes - run_state.size());
+    return *this;
+  }
   MigrationStreamBuilder& message(std::uint32_t number) { return b32(number); }
 
   std::vector<std::byte> bytes;

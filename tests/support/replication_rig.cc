@@ -120,13 +120,18 @@ Result<SidecarProgram> SidecarProgram::start(const SidecarConfig& config) {
   return sidecar;
 }
 
-Result<pid_t> SidecarProgram::worker_pid() const {
-  const std::string children =
-      read_file(fmt::format("/proc/{}/task/{}/children", process_->pid(), process_->pid()));
-  const int pid = std::atoi(children.c_str());
-  if (pid <= 0) return fail(Errc::not_found, "the sidecar has no worker");
-  return static_cast<pid_t>(pid);
+Result<pid_t> SidecarProgram::child(bool metrics) const {
+  std::istringstream children(
+      read_file(fmt::format("/proc/{}/task/{}/children", process_->pid(), process_->pid())));
+  for (pid_t pid = 0; children >> pid;) {
+    if ((read_file(fmt::format("/proc/{}/comm", pid)) == "vms-metrics\n") == metrics) return pid;
+  }
+  return fail(Errc::not_found,
+              metrics ? "the sidecar serves no metrics" : "the sidecar has no worker");
 }
+
+Result<pid_t> SidecarProgram::worker_pid() const { return child(false); }
+Result<pid_t> SidecarProgram::metrics_pid() const { return child(true); }
 
 std::string SidecarProgram::messages() const { return read_file(scratch_->file("messages")); }
 

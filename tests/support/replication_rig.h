@@ -68,6 +68,8 @@ class SidecarProgram {
   [[nodiscard]] Process& process() { return *process_; }
   /// The worker under the guard.
   [[nodiscard]] Result<pid_t> worker_pid() const;
+  /// The process that serves metrics, of a sidecar that was told to.
+  [[nodiscard]] Result<pid_t> metrics_pid() const;
   [[nodiscard]] std::string messages() const;
   /// The JSON lines so far, oldest first.
   [[nodiscard]] std::vector<nlohmann::json> lines() const;
@@ -84,6 +86,7 @@ class SidecarProgram {
   [[nodiscard]] Result<ExitStatus> stop();
 
  private:
+  [[nodiscard]] Result<pid_t> child(bool metrics) const;
   std::shared_ptr<TempDir> scratch_ = std::make_shared<TempDir>();
   std::optional<Process> process_;
 };

@@ -6,8 +6,10 @@
 #include <nlohmann/json.hpp>
 #include <poll.h>
 #include <sys/eventfd.h>
+#include <sys/socket.h>
 
 #include <array>
+#include <chrono>
 #include <cstdint>
 #include <functional>
 #include <mutex>
@@ -57,6 +59,25 @@ class ScriptedMonitor {
   ScriptedMonitor(const ScriptedMonitor&) = delete;
   ScriptedMonitor& operator=(const ScriptedMonitor&) = delete;
 
+  /// Sends an event to the client that is there, if one is. Safe from any thread, also from the
+  /// script: it then comes before the reply.
+  void tell(const std::string& event, const Json& data = Json::object()) {
+    const auto now = std::chrono::duration_cast<std::chrono::microseconds>(
+        std::chrono::system_clock::now().time_since_epoch());
+    const Json message = {
+        {"event", event},
+        {"data", data},
+        {"timestamp",
+         {{"seconds", now.count() / 1'000'000}, {"microseconds", now.count() % 1'000'000}}}};
+    const std::lock_guard lock(say_mutex_);
+    if (client_ >= 0) say_locked(client_, message.dump() + "\r\n");
+  }
+  /// Ends the connection to the client that is there, as QEMU's death would.
+  void hang_up() {
+    const std::lock_guard lock(say_mutex_);
+    if (client_ >= 0) ::shutdown(client_, SHUT_RDWR);
+  }
+
   /// The commands heard so far, by name; those out of band as "oob:NAME".
   [[nodiscard]] std::vector<std::string> heard() const {
     const std::lock_guard lock(mutex_);
@@ -68,7 +89,10 @@ class ScriptedMonitor {
     for (;;) {
       auto peer = io::accept_connection(listener_.get(), stop_.get(), io::kNoDeadline);
       if (!peer || !*peer) return;
-      if (!talk((*peer)->get())) return;
+      set_client((*peer)->get());
+      const bool go_on = talk((*peer)->get());
+      set_client(-1);
+      if (!go_on) return;
     }
   }
 
@@ -102,7 +126,15 @@ class ScriptedMonitor {
     return say(fd, reply.dump() + "\r\n");
   }
 
-  static bool say(int fd, const std::string& text) {
+  void set_client(int fd) {
+    const std::lock_guard lock(say_mutex_);
+    client_ = fd;
+  }
+  bool say(int fd, const std::string& text) {
+    const std::lock_guard lock(say_mutex_);
+    return say_locked(fd, text);
+  }
+  static bool say_locked(int fd, const std::string& text) {
     return io::write_all(fd, std::as_bytes(std::span(text)),
                          io::deadline_after(std::chrono::seconds(30)))
         .has_value();
@@ -114,6 +146,8 @@ class ScriptedMonitor {
   UniqueFd listener_;
   mutable std::mutex mutex_;
   std::vector<std::string> heard_;
+  std::mutex say_mutex_;  // also: client_ is open while it is held
+  int client_ = -1;
   std::thread thread_;  // last: uses all of the above
 };
 

@@ -73,7 +73,8 @@ ship::CommittedEpoch committed(std::uint64_t epoch, microseconds latency) {
 
 TEST(EpochLedger, EachEpochIsALineWithItsPhases) {
   const TextFile out;
-  EpochLedger ledger(ReportStyle::json_lines, out.get());
+  SidecarFigures figures;
+  EpochLedger ledger(ReportStyle::json_lines, out.get(), figures);
   ledger.taken(taken(0, microseconds(9000)));
   ledger.committed(committed(0, microseconds(70000)));
   ledger.committed(committed(1, microseconds(4000)));  // the store was faster
@@ -94,7 +95,8 @@ TEST(EpochLedger, EachEpochIsALineWithItsPhases) {
 
 TEST(EpochLedger, TheSummaryCountsThePhasesOfKnownPausesWithoutTheFullPass) {
   const TextFile out;
-  EpochLedger ledger(ReportStyle::json_lines, out.get());
+  SidecarFigures figures;
+  EpochLedger ledger(ReportStyle::json_lines, out.get(), figures);
   for (std::uint64_t epoch = 0; epoch <= 100; ++epoch) {
     EpochStats stats = taken(epoch, microseconds(1000 * (epoch + 1)));
     if (epoch == 50) stats.pause.reset();  // its events were lost
@@ -121,7 +123,8 @@ TEST(EpochLedger, TheSummaryCountsThePhasesOfKnownPausesWithoutTheFullPass) {
 
 TEST(EpochLedger, TheSummaryForPeopleNamesThePhases) {
   const TextFile out;
-  EpochLedger ledger(ReportStyle::terminal, out.get());
+  SidecarFigures figures;
+  EpochLedger ledger(ReportStyle::terminal, out.get(), figures);
   for (std::uint64_t epoch = 0; epoch < 3; ++epoch) {
     ledger.taken(taken(epoch, microseconds(1000)));
     ledger.committed(committed(epoch, microseconds(2000)));

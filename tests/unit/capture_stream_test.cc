@@ -197,11 +197,7 @@ TEST(MigrationStreamTest, AMigrationEndsWithItsDescription) {
 }
 
 std::vector<std::byte> global_state(std::string_view run_state) {
-  MigrationStreamBuilder b;
-  b.u8(4).b32(39).short_text("globalstate").b32(0).b32(1);
-  b.b32(static_cast<std::uint32_t>(run_state.size() + 1)).text(run_state);
-  b.bytes.resize(b.bytes.size() + 100 - run_state.size());
-  return b.u8(0).bytes;
+  return MigrationStreamBuilder().global_state(run_state).u8(0).bytes;
 }
 
 TEST(RunStateAtCutTest, IsReadFromTheGlobalState) {

@@ -14,6 +14,7 @@
 #include <iterator>
 #include <string>
 
+#include "base/shared_memory.h"
 #include "capture/worker_guard.h"
 #include "support/temp_dir.h"
 
@@ -114,6 +115,25 @@ TEST_F(WorkerGuardTest, KillsAWorkerThatShowsNoSignOfLife) {
   options_.once = true;
   EXPECT_EQ(run([](GuardFlags&) -> int { hang(); }), kWorkerFailed);
   EXPECT_THAT(words(), HasSubstr("the worker hung for over 0 s and was killed"));
+}
+
+TEST_F(WorkerGuardTest, CountsWhatItDoesWhereOthersSeeIt) {
+  GuardCounts& counts = **make_shared_with_children<GuardCounts>();
+  options_.counts = &counts;
+  EXPECT_EQ(run([&counts](GuardFlags& flags) -> int {
+              // A moment may pass until the guard knows that its fork has worked.
+              while (!counts.worker_lives) ::usleep(100);
+              if (counts.workers_started != flags.restarts + 1) return kWorkerFailed;
+              if (flags.restarts == 0) hang();
+              return kWorkerDone;
+            }),
+            kWorkerDone);
+  EXPECT_EQ(counts.workers_started, 2U);
+  EXPECT_EQ(counts.killed[GuardCounts::kSilent], 1U);
+  EXPECT_EQ(counts.killed[GuardCounts::kOverdue], 0U);
+  EXPECT_EQ(counts.killed[GuardCounts::kStopped], 0U);
+  EXPECT_EQ(counts.releases, 0U);
+  EXPECT_FALSE(counts.worker_lives);
 }
 
 TEST_F(WorkerGuardTest, LeavesAWorkerThatBeatsAlone) {

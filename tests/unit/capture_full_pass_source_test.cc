@@ -1,0 +1,372 @@
+// The source of full passes against a VM that is made up: what an epoch is, what ends a pass, and
+// above all what becomes of the VM and of the guard's flags between the word that lets QEMU
+// complete a migration and `cont`.
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "capture/full_pass_source.h"
+#include "capture/vm_events.h"
+#include "support/ram_image_sink.h"
+#include "support/scripted_vm.h"
+#include "support/temp_dir.h"
+
+namespace vmshadow::capture {
+namespace {
+
+using std::chrono::milliseconds;
+using test::ScriptedVm;
+using testing::HasSubstr;
+using testing::IsEmpty;
+using Pass = ScriptedVm::Pass;
+
+/// What a VM that is made up may take; what is scripted to stall is waited for so long.
+constexpr milliseconds kStall{1000};
+
+/// Also counts what it is told, and in which order.
+class WatchedSink final : public PageSink {
+ public:
+  void begin_epoch(const EpochBegin& begin) override {
+    begun.push_back(begin.epoch.value);
+    full.push_back(begin.full);
+    guest_runs = begin.guest_runs;
+    image.begin_epoch(begin);
+  }
+  void add(PageBatch batch) override { image.add(std::move(batch)); }
+  void end_epoch(EpochEnd end) override {
+    ended.push_back(end.epoch.value);
+    device_state = end.device_state;
+    image.end_epoch(std::move(end));
+  }
+  void abandon_epoch() override { image.abandon_epoch(); }
+  [[nodiscard]] Result<bool> wait_for_room(std::chrono::nanoseconds) override { return true; }
+
+  test::RamImageSink image;
+  std::vector<std::uint64_t> begun, ended;
+  std::vector<bool> full;
+  bool guest_runs = false;
+  std::vector<std::byte> device_state;
+};
+
+class FullPassSourceTest : public testing::Test {
+ protected:
+  FullPassSourceTest() : vm_(folder_.file("qmp")) {
+    qmp::SessionOptions options;
+    options.on_event = [this](const qmp::Event& event) { events_.handle(event); };
+    auto session = qmp::Session::connect(folder_.file("qmp"), options);
+    if (!session) throw std::runtime_error(session.error().message);
+    session_ = *std::move(session);
+    FullPassOptions how;
+    how.stall = kStall;
+    how.on_pass_begin = [this](const MigrationSettings&) { ++begun_; };
+    how.on_pass_end = [this] { ++ended_; };
+    how.cancelled = [this] { return told_to_stop_.load(); };
+    how.on_progress = [this](std::uint64_t) { return progress_ ? progress_() : Status{}; };
+    how.stopped_since_ns = &stopped_since_;
+    how.resume_owed = &resume_owed_;
+    source_ = std::make_unique<FullPassSource>(*session_, events_, system_clock(), how);
+  }
+
+  void attach() {
+    const auto first = source_->attach(sink_, Epoch{5});
+    ASSERT_TRUE(first) << first.error().message;
+  }
+  /// After any end of a pass with a monitor that answers: nothing of ours is left, nothing owed.
+  void expect_left() {
+    EXPECT_EQ(stopped_since_, 0);
+    EXPECT_FALSE(resume_owed_);
+    EXPECT_EQ(begun_, ended_);
+    EXPECT_EQ(vm_.parameters().at("max-bandwidth"), 1000);
+    EXPECT_EQ(vm_.parameters().at("downtime-limit"), 77);
+    EXPECT_EQ(
+        vm_.capabilities(),
+        (std::map<std::string, bool>{{"return-path", false}, {"events", false}, {"xbzrle", true}}));
+  }
+  /// That the next epoch fails so; the VM is seen to.
+  void expect_failure(Pass pass, Errc code, const std::string& words) {
+    vm_.script(std::move(pass));
+    const auto stats = source_->take_epoch();
+    ASSERT_FALSE(stats);
+    EXPECT_EQ(stats.error().code, code) << stats.error().message;
+    EXPECT_THAT(stats.error().message, HasSubstr(words));
+  }
+  static Pass ends(Pass::End end) {
+    Pass pass;
+    pass.end = end;
+    return pass;
+  }
+  [[nodiscard]] int fill_of_page(std::uint64_t page) {
+    return static_cast<int>(sink_.image.block("pc.ram")[page * kPageBytes]);
+  }
+
+  test::TempDir folder_;
+  std::atomic<bool> told_to_stop_{false};
+  std::function<Status()> progress_;
+  std::atomic<std::int64_t> stopped_since_{0};
+  std::atomic<bool> resume_owed_{false};
+  int begun_ = 0, ended_ = 0;
+  ScriptedVm vm_;
+  VmEvents events_;
+  std::unique_ptr<qmp::Session> session_;
+  WatchedSink sink_;
+  std::unique_ptr<FullPassSource> source_;
+};
+
+TEST_F(FullPassSourceTest, TheFirstEpochIsFullAndTheOthersAddToIt) {
+  Pass second;
+  second.fill = 9;
+  vm_.script({});
+  vm_.script(second);
+  attach();
+  expect_left();
+  EXPECT_EQ(vm_.run_state(), "running");
+  EXPECT_EQ(fill_of_page(15), 1);
+  const auto stats = source_->take_epoch();
+  ASSERT_TRUE(stats) << stats.error().message;
+  EXPECT_EQ(stats->epoch, Epoch{6});
+  EXPECT_EQ(stats->pages, 16U);
+  EXPECT_TRUE(stats->pause);
+  ASSERT_TRUE(stats->pass);
+  EXPECT_GE(*stats->pass, stats->ram + stats->device);
+  EXPECT_EQ(fill_of_page(0), 9);
+  EXPECT_THAT(sink_.begun, testing::ElementsAre(5, 6));
+  EXPECT_THAT(sink_.ended, testing::ElementsAre(5, 6));
+  EXPECT_THAT(sink_.full, testing::ElementsAre(true, false));
+  EXPECT_TRUE(sink_.guest_runs);
+  EXPECT_EQ(sink_.device_state.back(), std::byte{0});
+  EXPECT_EQ(vm_.heard("cont"), 2U);
+  expect_left();
+}
+
+TEST_F(FullPassSourceTest, TheGuardKnowsThatTheVmStandsStillAndHangsOnUs) {
+  vm_.script({});
+  attach();
+  vm_.script({});
+  const auto stats = source_->take_epoch_holding([this]() -> Status {
+    EXPECT_NE(stopped_since_, 0);
+    EXPECT_FALSE(resume_owed_) << "QEMU still resumes it by itself";
+    EXPECT_EQ(vm_.run_state(), "finish-migrate");
+    return {};
+  });
+  ASSERT_TRUE(stats) << stats.error().message;
+  expect_left();
+}
+
+// ---- between our word and `cont`
+
+TEST_F(FullPassSourceTest, ContIsTriedAgainUntilQemuTakesIt) {
+  Pass pass;
+  pass.cont_refusals = 3;
+  vm_.script(pass);
+  attach();
+  EXPECT_EQ(vm_.heard("cont"), 4U);
+  EXPECT_EQ(vm_.run_state(), "running");
+  expect_left();
+}
+
+TEST_F(FullPassSourceTest, AVmThatQemuDoesNotLetUsResumeStaysOwed) {
+  vm_.script({});
+  attach();
+  Pass pass;
+  pass.cont_refusals = 1'000'000;
+  expect_failure(pass, Errc::invalid_argument, "Migration is not finalized yet");
+  // The guard sees both and takes over at the deadline.
+  EXPECT_TRUE(resume_owed_);
+  EXPECT_NE(stopped_since_, 0);
+  EXPECT_EQ(begun_, ended_ + 1);
+  // Unless it works at last.
+  vm_.set_cont_refusals(0);
+  const auto left = source_->detach();
+  EXPECT_TRUE(left) << left.error().message;
+  EXPECT_EQ(vm_.run_state(), "running");
+  expect_left();
+}
+
+TEST_F(FullPassSourceTest, AMigrationThatDoesNotCompleteIsGivenUp) {
+  vm_.script({});
+  attach();
+  expect_failure(ends(Pass::End::never_completes), Errc::timed_out,
+                 "QEMU does not complete the migration");
+  EXPECT_EQ(vm_.run_state(), "running");
+  EXPECT_THAT(sink_.ended, testing::ElementsAre(5));
+  expect_left();
+}
+
+// All of it has been read, and the VM goes on from there: it is an epoch like any other.
+TEST_F(FullPassSourceTest, AMigrationThatFailsWhenToldToCompleteIsAnEpoch) {
+  vm_.script({});
+  attach();
+  vm_.script(ends(Pass::End::fails_when_told));
+  const auto stats = source_->take_epoch();
+  ASSERT_TRUE(stats) << stats.error().message;
+  EXPECT_EQ(vm_.run_state(), "running");
+  expect_left();
+}
+
+TEST_F(FullPassSourceTest, AMonitorThatIsLostThereLeavesTheVmOwed) {
+  vm_.script({});
+  attach();
+  vm_.script(ends(Pass::End::dies_when_told));
+  const auto stats = source_->take_epoch();
+  ASSERT_FALSE(stats);
+  EXPECT_TRUE(session_->closed());
+  EXPECT_TRUE(resume_owed_);
+  EXPECT_NE(stopped_since_, 0);
+  EXPECT_EQ(begun_, ended_ + 1);
+  EXPECT_THAT(sink_.ended, testing::ElementsAre(5));
+}
+
+// A `migrate` before QEMU has let go of the last one's stream would wedge it.
+TEST_F(FullPassSourceTest, AStreamThatQemuDoesNotCloseEndsTheProtection) {
+  vm_.script({});
+  attach();
+  Pass pass;
+  pass.closes_after_cont = false;
+  expect_failure(pass, Errc::timed_out, "QEMU does not close its migration stream");
+  EXPECT_EQ(vm_.run_state(), "running");
+  EXPECT_FALSE(resume_owed_);
+  EXPECT_EQ(stopped_since_, 0);
+  EXPECT_TRUE(source_->detach());
+  expect_left();
+}
+
+// ---- what ends a pass before
+
+TEST_F(FullPassSourceTest, APassThatBreaksOffLeavesTheVmRunning) {
+  for (const auto& [end, code, words] :
+       {std::tuple{Pass::End::closes_in_ram, Errc::closed, "QEMU closed its migration stream"},
+        std::tuple{Pass::End::no_end_of_ram, Errc::closed, "before its RAM was complete"},
+        std::tuple{Pass::End::stalls_in_tail, Errc::timed_out, "QEMU sent nothing for 1000 ms"}}) {
+    SCOPED_TRACE(words);
+    FullPassOptions how;
+    how.stall = kStall;
+    FullPassSource again(*session_, events_, system_clock(), how);
+    WatchedSink sink;
+    vm_.script({});
+    ASSERT_TRUE(again.attach(sink, Epoch{0}));
+    vm_.script(ends(end));
+    const auto stats = again.take_epoch();
+    ASSERT_FALSE(stats);
+    EXPECT_EQ(stats.error().code, code) << stats.error().message;
+    EXPECT_THAT(stats.error().message, HasSubstr(words));
+    EXPECT_THAT(sink.ended, testing::ElementsAre(0));
+    EXPECT_EQ(vm_.run_state(), "running");
+    expect_left();
+  }
+}
+
+TEST_F(FullPassSourceTest, AMigrationThatQemuRefusesChangesNothing) {
+  vm_.script({});
+  attach();
+  Pass pass;
+  pass.refusal = "There's a migration process in progress";
+  expect_failure(pass, Errc::invalid_argument, "There's a migration process in progress");
+  EXPECT_EQ(vm_.run_state(), "running");
+  expect_left();
+}
+
+TEST_F(FullPassSourceTest, AnotherLayoutOfMemoryEndsTheSession) {
+  vm_.script({});
+  attach();
+  Pass pass;
+  pass.blocks.emplace_back("mem1", kPageBytes);
+  expect_failure(pass, Errc::protocol, "the VM's memory is laid out anew");
+  expect_left();
+}
+
+// What such a pass has brought stays in the open epoch: the next pass sends all of it again.
+TEST_F(FullPassSourceTest, AVmThatIsSuspendedInMidPassIsNotResumed) {
+  vm_.script({});
+  attach();
+  Pass pass;
+  pass.stopped_in_ram = "paused";
+  pass.fill = 7;
+  expect_failure(pass, Errc::cancelled, "the VM is not running (status paused)");
+  EXPECT_EQ(vm_.run_state(), "paused");
+  EXPECT_EQ(vm_.heard("cont"), 1U);  // the first epoch's
+  expect_left();
+  expect_failure({}, Errc::cancelled, "the VM is not running (status paused)");
+  vm_.set_run_state("running");
+  const auto stats = source_->take_epoch();  // by the script that the gate has left
+  ASSERT_TRUE(stats) << stats.error().message;
+  EXPECT_EQ(stats->epoch, Epoch{6});
+  EXPECT_THAT(sink_.begun, testing::ElementsAre(5, 6));
+  EXPECT_THAT(sink_.ended, testing::ElementsAre(5, 6));
+  EXPECT_EQ(fill_of_page(3), 1);
+}
+
+TEST_F(FullPassSourceTest, AVmThatWasSuspendedJustBeforeTheEndIsNoEpoch) {
+  vm_.script({});
+  attach();
+  Pass pass;
+  pass.state_at_cut = "paused";
+  expect_failure(pass, Errc::cancelled, "the VM is not running (status paused)");
+  EXPECT_EQ(vm_.heard("cont"), 1U);
+  EXPECT_THAT(sink_.ended, testing::ElementsAre(5));
+  expect_left();
+}
+
+TEST_F(FullPassSourceTest, SomebodyElsesMigrationIsWaitedFor) {
+  vm_.script({});
+  attach();
+  vm_.set_migration("active");
+  const auto stats = source_->take_epoch();
+  ASSERT_FALSE(stats);
+  EXPECT_EQ(stats.error().code, Errc::cancelled);
+  EXPECT_THAT(stats.error().message, HasSubstr("a migration of this VM that is not ours"));
+  EXPECT_EQ(vm_.heard("migrate"), 1U);
+  vm_.set_migration("completed");
+  EXPECT_TRUE(source_->take_epoch());
+}
+
+TEST_F(FullPassSourceTest, ToldToStopItGivesThePassUp) {
+  vm_.script({});
+  attach();
+  vm_.script(ends(Pass::End::goes_on));
+  told_to_stop_ = true;
+  const auto stats = source_->take_epoch();
+  ASSERT_FALSE(stats);
+  EXPECT_EQ(stats.error().code, Errc::cancelled);
+  EXPECT_EQ(vm_.run_state(), "running");
+  expect_left();
+}
+
+TEST_F(FullPassSourceTest, AFailureBehindItEndsThePass) {
+  vm_.script({});
+  attach();
+  vm_.script(ends(Pass::End::goes_on));
+  progress_ = [] { return fail(Errc::closed, "the store is gone"); };
+  const auto stats = source_->take_epoch();
+  ASSERT_FALSE(stats);
+  EXPECT_EQ(stats.error().message, "the store is gone");
+  EXPECT_EQ(vm_.run_state(), "running");
+  expect_left();
+}
+
+TEST_F(FullPassSourceTest, WithoutItsEventsAPauseIsNotKnown) {
+  vm_.script({});
+  attach();
+  Pass pass;
+  pass.events = false;
+  vm_.script(pass);
+  const auto stats = source_->take_epoch();
+  ASSERT_TRUE(stats) << stats.error().message;
+  EXPECT_FALSE(stats->pause);
+  expect_left();
+}
+
+TEST_F(FullPassSourceTest, AFirstPassOfASuspendedVmIsAnError) {
+  vm_.set_run_state("paused");
+  const auto first = source_->attach(sink_, Epoch{0});
+  ASSERT_FALSE(first);
+  EXPECT_EQ(first.error().code, Errc::invalid_argument);
+  EXPECT_THAT(sink_.begun, IsEmpty());
+  EXPECT_EQ(vm_.heard("migrate"), 0U);
+}
+
+}  // namespace
+}  // namespace vmshadow::capture
