@@ -14,7 +14,7 @@ Result<std::shared_ptr<const UniqueFd>> SegmentFiles::file(SegmentId id) const {
   std::weak_ptr<const UniqueFd>& known = open_[id];
   if (auto fd = known.lock()) return fd;
   VMSHADOW_ASSIGN(const std::string path, catalog_->path(id));
-  VMSHADOW_ASSIGN(UniqueFd opened, io::open_for_reading(path));
+  VMSHADOW_ASSIGN(UniqueFd opened, io::open_shared(path));
   auto fd = std::make_shared<const UniqueFd>(std::move(opened));
   known = fd;
   recent_.emplace_back(id, fd);

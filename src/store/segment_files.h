@@ -27,7 +27,8 @@ class SegmentFiles {
   [[nodiscard]] const SegmentCatalog& catalog() const { return *catalog_; }
   [[nodiscard]] const Keyring& keys() const { return *keys_; }
 
-  /// Opened files stay readable, even once the store has archived and removed them.
+  /// Opened files stay readable and what they are, even once the store has archived and removed
+  /// them: their locks (io::open_shared) keep it from writing them anew.
   using Hold = std::vector<std::shared_ptr<const UniqueFd>>;
   /// Opens these segments and keeps them open as long as the hold lives. Errc::not_found if one is
   /// gone already: whoever asked knows an old state of the index.
