@@ -116,9 +116,7 @@ void Maintenance::run() {
 Status Maintenance::pass() {
   const std::lock_guard lock(pass_mutex_);
   remove_left_behind();
-  for (TierIndex tier = 0; tier < ground_.catalog.directory().tiers().size(); ++tier) {
-    if (is_short(tier)) ground_.spares.remove_all(tier, *files_);
-  }
+  remove_spares(false);
   note_reads(ground_.segments.take_reads());
   access_.keep([this](SegmentId id) { return ground_.catalog.find(id).has_value(); });
   // A step that fails (a disk is full, say) must not keep the others from making room.
@@ -129,6 +127,7 @@ Status Maintenance::pass() {
     if (auto done = (this->*step)(); !done && first) first = std::move(done);
     if (!first && first.error().code == Errc::cancelled) break;
   }
+  remove_spares(false);
   VMSHADOW_TRY(std::move(first));
   const std::lock_guard figures(mutex_);
   ++figures_.passes;
@@ -285,7 +284,7 @@ Status Maintenance::archive(const std::vector<SegmentId>& sources,
   options.lose_unreadable =
       unreadable_since_ && now - *unreadable_since_ >= options_.unreadable_max;
   auto ran = archiver.run(sources, placement, options);
-  if (!ran && ran.error().code == Errc::no_space && remove_spares()) {
+  if (!ran && ran.error().code == Errc::no_space && remove_spares(true)) {
     ran = archiver.run(sources, placement, options);
   }
   if (!ran) {
@@ -339,9 +338,10 @@ SegmentId Maintenance::unthinned_begins() const {
   return first;
 }
 
-bool Maintenance::remove_spares() {
+bool Maintenance::remove_spares(bool all) {
   bool freed = false;
   for (TierIndex tier = 0; tier < ground_.catalog.directory().tiers().size(); ++tier) {
+    if (!all && !is_short(tier)) continue;
     freed = ground_.spares.remove_all(tier, *files_) || freed;
   }
   return freed;

@@ -123,8 +123,8 @@ class Maintenance {
   Status write_ahead();
   Status archive(const std::vector<SegmentId>& sources, const Archiver::Placement& placement);
   void remove_left_behind();
-  /// All of them: some disk is full. True if there were any.
-  bool remove_spares();
+  /// Those of tiers that are short of room, or `all` of them. True if there were any.
+  bool remove_spares(bool all);
   void add_damage(const std::vector<Damage>& found);
   /// What archives may take of all tiers together.
   [[nodiscard]] std::uint64_t room() const;
