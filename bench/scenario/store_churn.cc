@@ -116,9 +116,11 @@ Status Churn::put_into(Report& report) const {
   const store::StoreStats stats = store_->stats();
   std::uint64_t stored = 0;
   std::uint64_t live = 0;
+  std::uint64_t spare = 0;
   for (const store::TierStats& tier : stats.tiers) {
     stored += tier.stored_bytes;
     live += tier.live_bytes;
+    spare += tier.spare_bytes;
   }
   const auto payload = static_cast<double>(payload_);
   const auto on_disk = static_cast<double>(bytes_under(directory_));
@@ -137,6 +139,8 @@ Status Churn::put_into(Report& report) const {
                 "x, files against the pages that kept epochs need");
   report.figure("churn_payload_MB", payload / 1e6, "MB");
   report.figure("churn_disk_MB", on_disk / 1e6, "MB at the end");
+  report.figure("churn_spare_MB", static_cast<double>(spare) / 1e6,
+                "MB of that in files kept for the next segments");
   report.figure("churn_epochs_shipped", static_cast<double>(session_->next_epoch().value), "");
   report.figure("churn_epochs_kept", static_cast<double>(info.epochs.size()), "");
   report.figure("churn_took_s", seconds_, "s");

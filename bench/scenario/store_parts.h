@@ -18,7 +18,8 @@ namespace vmshadow::bench {
 struct IngestSizes {
   std::size_t pairs{};
   std::size_t vms{};
-  std::uint64_t bytes{};       ///< of one round, all VMs together
+  std::uint64_t bytes{};  ///< of one round, all VMs together
+  std::uint64_t segment_bytes{};
   std::uint64_t tune_bytes{};  ///< of each fio run that looks for its best setting
   std::vector<FioSetting> fio_settings;
 };

@@ -16,14 +16,19 @@ StoreSizes store_sizes(RunSize size) {
   // Retention in the churn reaches as far as the run is long, so that its windows are all used.
   switch (size) {
     case RunSize::quick:
-      return {{kPairsMin, 2, 8 * mib, 4 * mib, {{"1m", 8}}},
+      return {{kPairsMin, 2, 8 * mib, 2 * mib, 4 * mib, {{"1m", 8}}},
               {20, 64 << 10, 8 * mib},
               {kPairsMin, kPairsMin, 2, 1024, 10, 64},
               {4096, 20, 160, 1, 5},
               {1024, 150, 2, 32, "window=10s,minutely=1h,hourly=0s,daily=0s"},
               {1024, 8, 128, 20}};
     case RunSize::normal:
-      return {{9, 16, 2048 * mib, 256 * mib, {{"256k", 32}, {"1m", 8}, {"1m", 32}, {"4m", 8}}},
+      return {{9,
+               16,
+               2048 * mib,
+               256 * mib,
+               256 * mib,
+               {{"256k", 32}, {"1m", 8}, {"1m", 32}, {"4m", 8}}},
               {300, 64 << 10, 256 * mib},
               {kPairsMin, 15, 2, 32768, 100, 512},
               {200'000, 200, 2'000, 3, 20},
@@ -36,7 +41,7 @@ StoreSizes store_sizes(RunSize size) {
   for (const char* block : {"64k", "256k", "1m", "4m"}) {
     for (const unsigned depth : {4U, 16U, 64U}) settings.push_back({block, depth});
   }
-  return {{9, 16, 4096 * mib, 1024 * mib, settings},
+  return {{9, 16, 4096 * mib, 256 * mib, 1024 * mib, settings},
           {1'000, 64 << 10, 1024 * mib},
           {kPairsMin, 15, 2, 131'072, 200, 1'024},
           {1'000'000, 1'000, 10'000, 3, 50},
@@ -61,11 +66,11 @@ std::uint64_t disk_bytes_needed(RunSize size) {
     case RunSize::quick:
       return gib / 8;
     case RunSize::normal:
-      return 3 * gib;
+      return 8 * gib;
     case RunSize::full:
       break;
   }
-  return 10 * gib;
+  return 16 * gib;
 }
 
 class StoreScenario final : public Scenario {

@@ -9,20 +9,24 @@ namespace vmshadow::bench {
 namespace {
 
 std::vector<std::string> command(const FioSetting& setting, std::uint64_t bytes) {
-  return {"fio",
-          "--name=vmshadow-bench",
-          "--rw=write",
-          "--direct=1",
-          "--ioengine=io_uring",
-          "--bs=" + setting.block,
-          fmt::format("--iodepth={}", setting.depth),
-          fmt::format("--size={}", bytes),
-          "--end_fsync=1"};
+  std::vector<std::string> argv = {"fio",
+                                   "--name=vmshadow-bench",
+                                   "--rw=write",
+                                   "--direct=1",
+                                   "--ioengine=io_uring",
+                                   "--bs=" + setting.block,
+                                   fmt::format("--iodepth={}", setting.depth),
+                                   fmt::format("--size={}", bytes),
+                                   "--end_fsync=1"};
+  if (setting.over) argv.emplace_back("--overwrite=1");  // it writes the file first, untimed
+  return argv;
 }
 
 }  // namespace
 
-std::string FioSetting::text() const { return fmt::format("bs={} iodepth={}", block, depth); }
+std::string FioSetting::text() const {
+  return fmt::format("bs={} iodepth={}{}", block, depth, over ? " over a file" : "");
+}
 
 Status require_fio() {
   if (find_program("fio")) return {};

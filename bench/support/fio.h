@@ -1,4 +1,5 @@
-// fio, the baseline for writing: sequential O_DIRECT writes through io_uring, synced at the end.
+// fio, the baseline for writing: sequential O_DIRECT writes through io_uring, synced at the end, of
+// a new file or of one whose blocks were written before.
 #pragma once
 
 #include <cstdint>
@@ -12,13 +13,14 @@ namespace vmshadow::bench {
 struct FioSetting {
   std::string block;  ///< "64k"
   unsigned depth{};
+  bool over = false;  ///< over a file that is there, rather than into a new one
   [[nodiscard]] std::string text() const;
 };
 
 /// Errc::unsupported, naming the package, if fio is not installed.
 [[nodiscard]] Status require_fio();
 [[nodiscard]] Result<std::string> fio_version();
-/// Bytes a second of one run writing a new file of `bytes` in `directory`, the sync included.
+/// Bytes a second of one run writing a file of `bytes` in `directory`, the sync included.
 [[nodiscard]] Result<double> fio_write(const std::string& directory, const FioSetting& setting,
                                        std::uint64_t bytes);
 /// What fio_write runs, for the report.

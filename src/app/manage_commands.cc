@@ -206,11 +206,12 @@ Status show_status(const ReplayScope& scope, const ReplayStatusOptions& options)
       "other copies, {} lost\n\n",
       json.value("damaged_places", 0ULL), json.value("salvaged_pages", 0ULL),
       json.value("repaired_pages", 0ULL), json.value("lost_pages", 0ULL));
-  fmt::print("{:<6} {:>12} {:>12} {:>12} {:>12}  {}\n", "tier", "stored", "needed", "read",
-             "may take", "cost");
+  fmt::print("{:<6} {:>12} {:>12} {:>12} {:>12} {:>12}  {}\n", "tier", "stored", "needed", "spare",
+             "read", "may take", "cost");
   for (const ReportJson& tier : json["tiers"]) {
-    fmt::print("{:<6} {:>12} {:>12} {:>12} {:>12}  {}\n", tier.value("name", ""),
-               size(tier, "stored_bytes"), size(tier, "live_bytes"), size(tier, "read_bytes"),
+    fmt::print("{:<6} {:>12} {:>12} {:>12} {:>12} {:>12}  {}\n", tier.value("name", ""),
+               size(tier, "stored_bytes"), size(tier, "live_bytes"), size(tier, "spare_bytes"),
+               size(tier, "read_bytes"),
                tier.value("capacity_bytes", 0ULL) == 0 ? "its disk" : size(tier, "capacity_bytes"),
                tier.contains("monthly_cost")
                    ? fmt::format("{:.2f} a month", tier.value("monthly_cost", 0.0))

@@ -292,8 +292,10 @@ void print_findings(const Findings& findings, const std::vector<std::string>& da
   }
   if (!deep) fmt::print("pages were not read: verify --deep proves every byte\n");
   if (findings.torn_tail_bytes != 0) {
-    fmt::print("the last {} bytes are an epoch that was never committed: no damage\n",
-               findings.torn_tail_bytes);
+    fmt::print(
+        "the last {} bytes are an epoch that was never committed, or what their file held "
+        "before it was recycled: no damage\n",
+        findings.torn_tail_bytes);
   }
   for (const auto& [vm, why] : findings.unopened) {
     fmt::print("encrypted epochs of VM '{}' were not {}: {}\n", vm, deep ? "decrypted" : "opened",

@@ -42,6 +42,8 @@ Result<nlohmann::ordered_json> StoreAdapter::status() {
   json["ingested_bytes"] = stats.ingested_bytes;
   json["written_bytes"] = stats.written_bytes;
   json["moved_bytes"] = stats.moved_bytes;
+  json["ahead_bytes"] = stats.ahead_bytes;
+  json["recycled_segments"] = stats.recycled_segments;
   json["scrubbed_bytes"] = stats.scrubbed_bytes;
   json["scrub_rounds"] = stats.scrub_rounds;
   json["salvaged_pages"] = stats.salvaged_pages;
@@ -56,6 +58,7 @@ Result<nlohmann::ordered_json> StoreAdapter::status() {
     one["directories"] = tier.directories;
     one["capacity_bytes"] = tier.capacity_bytes;
     one["stored_bytes"] = tier.stored_bytes;
+    one["spare_bytes"] = tier.spare_bytes;
     one["live_bytes"] = tier.live_bytes;
     one["read_bytes"] = tier.read_bytes;
     json["tiers"].push_back(std::move(one));

@@ -2,6 +2,7 @@
 #include <CLI/CLI.hpp>
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <memory>
 #include <string>
 #include <vector>
@@ -26,6 +27,9 @@ using namespace vmshadow;  // NOLINT(google-build-using-namespace): a main, not 
 
 constexpr int kExitFailed = 1;
 constexpr int kExitUsage = 2;
+constexpr std::size_t kSparesMax = 1024;
+/// Files that a new store writes before it has any to keep.
+constexpr std::size_t kSparesAhead = 2;
 
 constexpr const char* kHelp =
     R"(Receives the epochs of VMs from their sidecars and keeps them in a journal, durably, before it
@@ -40,6 +44,10 @@ longer is moved out of the journal into archives. With two kinds of disks, name 
   vmshadow-store --dir /var/lib/vmshadow --ssd /ssd/vmshadow:200G --hdd /hdd1/vmshadow --hdd /hdd2/vmshadow
 
 The journal and pages that are rewritten again and again stay on SSD; pages at rest go to HDD.
+
+A commit is faster where the disk's blocks were written before. So files of the journal that are not needed
+any more are kept for the next ones, up to 256 MiB each, and a new store writes two ahead (--spares);
+none while room is short.
 
 What is stored is read again all the time, slowly (--scrub-rate): damage is logged with segment, offset,
 VM and epoch, and costs the epochs that need what is lost, no others. Damaged archives are rewritten: pages
@@ -157,6 +165,7 @@ int main(int argc, char** argv) {
   std::string retention;
   std::uint64_t archive_mib = 0;
   std::uint64_t scrub_mib = 8;
+  std::size_t spares = store::LogLimits{}.spares_max;
   bool no_uring = false;
   bool verbose = false;
 
@@ -181,6 +190,10 @@ int main(int argc, char** argv) {
   cli.add_option("--scrub-rate", scrub_mib,
                  "MiB per second of what is stored that are read again and checked; 0: none")
       ->capture_default_str();
+  cli.add_option("--spares", spares,
+                 "files of old journal segments that each disk keeps for new ones; 0: none")
+      ->check(CLI::Range(std::size_t{0}, kSparesMax))
+      ->capture_default_str();
   app::add_metrics_options(cli, program.metrics);
   cli.add_flag("--print-port", program.announce_port, "print the port on stdout once listening");
   cli.add_flag("--no-io-uring", no_uring, "write with plain system calls");
@@ -203,6 +216,8 @@ int main(int argc, char** argv) {
   program.options.keys = app::key_source(keys);
   program.options.maintenance.bytes_per_second = archive_mib << 20;
   program.options.maintenance.scrub_bytes_per_second = scrub_mib << 20;
+  program.options.log.spares_max = spares;
+  program.options.maintenance.spares_ahead = std::min(spares, kSparesAhead);
   app::allow_many_open_files();
   program.backend = no_uring ? io::FileBackend::syscalls : io::FileBackend::automatic;
 

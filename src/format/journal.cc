@@ -14,6 +14,15 @@ tl::unexpected<Error> malformed(std::string_view record) {
   return fail(Errc::corrupt, fmt::format("malformed {} record", record));
 }
 
+/// What a record takes that fills a segment from `offset` up to a block and is not shorter than
+/// `bytes_min`.
+std::size_t filler_bytes(std::uint64_t offset, std::size_t block_bytes, std::size_t bytes_min) {
+  VMSHADOW_ASSERT(alignment_gap(offset) == 0 && alignment_gap(block_bytes) == 0);
+  VMSHADOW_ASSERT(block_bytes >= bytes_min);
+  const std::size_t gap = block_bytes - static_cast<std::size_t>(offset % block_bytes);
+  return gap < bytes_min ? gap + block_bytes : gap;
+}
+
 }  // namespace
 
 std::vector<std::byte> encode_segment_head(const SegmentHead& head) {
@@ -24,8 +33,10 @@ std::vector<std::byte> encode_segment_head(const SegmentHead& head) {
   bytes.store = head.store;
   bytes.segment = head.segment.value;
   bytes.created_wall_ns = static_cast<std::uint64_t>(head.created_wall.ns);
-  bytes.head_checksum = checksum64(
-      std::as_bytes(std::span(&bytes, 1)).first(offsetof(SegmentHeadBytes, head_checksum)));
+  const ByteSpan whole = std::as_bytes(std::span(&bytes, 1));
+  bytes.head_checksum = checksum64(whole.first(offsetof(SegmentHeadBytes, head_checksum)));
+  bytes.salt = head.salt;
+  bytes.salt_checksum = checksum64(whole.first(offsetof(SegmentHeadBytes, salt_checksum)));
   std::vector<std::byte> out(kSegmentHeadBytes);
   std::memcpy(out.data(), &bytes, sizeof bytes);
   return out;
@@ -49,6 +60,10 @@ Result<SegmentHead> decode_segment_head(ByteSpan bytes) {
                             raw.version.get(), kStoreVersion,
                             raw.version.get() > kStoreVersion ? "a newer" : "an older"));
   }
+  if (checksum64(bytes.first(offsetof(SegmentHeadBytes, salt_checksum))) !=
+      raw.salt_checksum.get()) {
+    return fail(Errc::corrupt, "segment head's salt fails its checksum");
+  }
   const auto kind = static_cast<SegmentKind>(raw.kind.get());
   if (kind != SegmentKind::journal && kind != SegmentKind::archive) {
     return fail(Errc::corrupt, fmt::format("segment of unknown kind {}", raw.kind.get()));
@@ -57,7 +72,8 @@ Result<SegmentHead> decode_segment_head(ByteSpan bytes) {
     return fail(Errc::corrupt, "segment head's reserved bytes are not 0");
   }
   return SegmentHead{raw.store, SegmentId{raw.segment.get()},
-                     WallTime{static_cast<std::int64_t>(raw.created_wall_ns.get())}, kind};
+                     WallTime{static_cast<std::int64_t>(raw.created_wall_ns.get())}, kind,
+                     raw.salt};
 }
 
 std::string_view segment_kind_name(SegmentKind kind) {
@@ -129,12 +145,8 @@ Result<Pad> decode_pad(ByteSpan body) {
 }
 
 std::size_t pad_bytes(std::uint64_t offset, std::size_t block_bytes) {
-  VMSHADOW_ASSERT(alignment_gap(offset) == 0 && alignment_gap(block_bytes) == 0);
-  VMSHADOW_ASSERT(block_bytes >= kPadRecordBytesMin);
-  const std::size_t over = static_cast<std::size_t>(offset % block_bytes);
-  if (over == 0) return 0;
-  const std::size_t gap = block_bytes - over;
-  return gap < kPadRecordBytesMin ? gap + block_bytes : gap;
+  if (offset % block_bytes == 0) return 0;
+  return filler_bytes(offset, block_bytes, kPadRecordBytesMin);
 }
 
 void append_pad(std::vector<std::byte>& out, std::uint64_t offset, std::size_t block_bytes,
@@ -145,6 +157,55 @@ void append_pad(std::vector<std::byte>& out, std::uint64_t offset, std::size_t b
   append_body(body, Pad{durable});
   body.resize(bytes - kRecordPrefixBytes);
   append_record(out, {RecordType::pad, 0, {}, {}, {}}, body);
+}
+
+void append_body(std::vector<std::byte>& out, const Mark& mark) {
+  MarkBytes bytes;
+  bytes.segment = mark.begin.segment.value;
+  bytes.begin = mark.begin.offset.value;
+  bytes.salt = mark.salt;
+  bytes.chain = mark.chain;
+  bytes.durable_segment = mark.durable.segment.value;
+  bytes.durable_offset = mark.durable.offset.value;
+  append_struct(out, bytes);
+}
+
+Result<Mark> decode_mark(ByteSpan body) {
+  BodyReader reader(body);
+  MarkBytes bytes;
+  // What follows only takes up room.
+  if (!reader.read(bytes) || body.size() > kRecordBodyBytesMax) return malformed("mark");
+  Mark mark;
+  mark.begin = {SegmentId{bytes.segment.get()}, SegmentOffset{bytes.begin.get()}};
+  mark.salt = bytes.salt;
+  mark.chain = bytes.chain.get();
+  mark.durable = {SegmentId{bytes.durable_segment.get()},
+                  SegmentOffset{bytes.durable_offset.get()}};
+  return mark;
+}
+
+std::size_t mark_bytes(std::uint64_t offset, std::size_t block_bytes) {
+  return filler_bytes(offset, block_bytes, kMarkRecordBytesMin);
+}
+
+void append_mark(std::vector<std::byte>& out, std::uint64_t offset, std::size_t block_bytes,
+                 const Mark& mark) {
+  std::vector<std::byte> body;
+  append_body(body, mark);
+  body.resize(mark_bytes(offset, block_bytes) - kRecordPrefixBytes);
+  append_record(out, {RecordType::mark, 0, {}, {}, {}}, body);
+}
+
+std::uint64_t chain_records(std::uint64_t chain, ByteSpan records) {
+  while (!records.empty()) {
+    VMSHADOW_ASSERT(records.size() >= kRecordPrefixBytes);
+    RecordPrefixBytes prefix;
+    std::memcpy(&prefix, records.data(), sizeof prefix);
+    chain = extend_chain(chain, prefix.prefix_checksum.get());
+    const std::size_t bytes = kRecordPrefixBytes + prefix.body_bytes.get();
+    records = records.subspan(bytes + alignment_gap(bytes));
+  }
+  return chain;
 }
 
 }  // namespace vmshadow::format

@@ -1,10 +1,15 @@
 // What the store adds to the records it is sent so that they become a journal: the segment's head,
-// and the commit, grant and pad records. Pure encode and decode. What a store keeps, and the end of
-// a segment, are in store_state.h and skeleton.h.
+// and the commit, grant, pad and mark records. Pure encode and decode. What a store keeps, and the
+// end of a segment, are in store_state.h and skeleton.h.
 //
 // A segment file is one 4 KiB head followed by records, each starting at a multiple of
 // kRecordAlignment. Between records there is nothing but zero bytes up to the next multiple, or a
-// pad record.
+// pad record. In a journal they come in batches, one for each write:
+//
+//   head │ batch: records … mark │ batch: records … mark │ …
+//
+// The file may have been another segment before (it was recycled): what lies behind the last batch
+// is then that one's, and as whole as it was. A batch's mark tells the two apart.
 #pragma once
 
 #include <array>
@@ -27,9 +32,12 @@ inline constexpr std::uint64_t kSegmentBytesMax = std::uint64_t{kRecordAlignment
 /// "VMSHSEG1" read as bytes.
 inline constexpr std::uint64_t kSegmentMagic = 0x3147455348534d56;
 /// Raised when segments change in a way an older program would misread.
-inline constexpr std::uint16_t kStoreVersion = 3;
+inline constexpr std::uint16_t kStoreVersion = 4;
 
 using StoreId = std::array<std::byte, 16>;
+/// Drawn anew for each journal segment, from the kernel: nobody who could put bytes into the file
+/// before can have known it.
+using SegmentSalt = std::array<std::byte, 16>;
 
 enum class SegmentKind : std::uint16_t {
   journal = 1,  ///< appended to, record by record, for all VMs
@@ -46,15 +54,20 @@ struct SegmentHeadBytes {
   StoreId store;
   le64 segment;
   le64 created_wall_ns;
-  le64 head_checksum;  ///< over the 48 bytes before it
+  le64 head_checksum;  ///< over the 48 bytes before it; these have their place in all versions
+  SegmentSalt salt;
+  le64 salt_checksum;  ///< over the 72 bytes before it
 };
-static_assert(sizeof(SegmentHeadBytes) == 56);
+static_assert(sizeof(SegmentHeadBytes) == 80);
+static_assert(offsetof(SegmentHeadBytes, head_checksum) == 48);
+static_assert(offsetof(SegmentHeadBytes, salt) == 56);
 
 struct SegmentHead {
   StoreId store{};
   SegmentId segment;
   WallTime created_wall;
   SegmentKind kind = SegmentKind::journal;
+  SegmentSalt salt{};  ///< of a journal segment; 0 of an archive
   bool operator==(const SegmentHead&) const = default;
 };
 /// kSegmentHeadBytes bytes.
@@ -108,11 +121,9 @@ void append_body(std::vector<std::byte>& out, const Grant& grant);
 /// Checks the name against is_valid_vm_name().
 [[nodiscard]] Result<Grant> decode_grant(ByteSpan body);
 
-/// pad: means nothing by itself. It fills the rest of a 4 KiB block behind what was written at
-/// once, and carries a durable position where no commit or grant follows soon (the store writes one
-/// when it closes, so that later damage before it is not taken for a torn tail). VM, generation and
-/// epoch in the prefix are 0. Body: this, then any number of unused bytes up to
-/// kRecordBodyBytesMax.
+/// pad: means nothing by itself. It fills the rest of a 4 KiB block before a seal, and carries a
+/// durable position. VM, generation and epoch in the prefix are 0. Body: this, then any number of
+/// unused bytes up to kRecordBodyBytesMax.
 struct PadBytes {
   le64 durable_segment;
   le64 durable_offset;
@@ -133,6 +144,39 @@ inline constexpr std::size_t kPadRecordBytesMin = kRecordPrefixBytes + sizeof(Pa
 /// Appends that pad, if any.
 void append_pad(std::vector<std::byte>& out, std::uint64_t offset, std::size_t block_bytes,
                 JournalPosition durable);
+
+/// mark: ends a batch of a journal segment, which is all that one write brought. In a last segment
+/// a batch counts only with its mark, and only if the records in front of it are those that it was
+/// made for. VM, generation and epoch in the prefix are 0. Body: this, then any number of unused
+/// bytes, which fill the rest of a 4 KiB block.
+struct MarkBytes {
+  le64 segment;
+  le64 begin;  ///< offset of the batch's first record
+  SegmentSalt salt;
+  le64 chain;  ///< extend_chain() over the batch's records, without the mark
+  le64 durable_segment;
+  le64 durable_offset;
+};
+static_assert(sizeof(MarkBytes) == 56);
+static_assert(offsetof(MarkBytes, salt) == 16);
+struct Mark {
+  JournalPosition begin;  ///< of the batch
+  SegmentSalt salt{};
+  std::uint64_t chain{};
+  JournalPosition durable;
+  bool operator==(const Mark&) const = default;
+};
+void append_body(std::vector<std::byte>& out, const Mark& mark);
+[[nodiscard]] Result<Mark> decode_mark(ByteSpan body);
+inline constexpr std::size_t kMarkRecordBytesMin = kRecordPrefixBytes + sizeof(MarkBytes);
+/// The bytes of the mark that takes a segment from `offset` to a multiple of `block_bytes`, as
+/// pad_bytes(), but never 0.
+[[nodiscard]] std::size_t mark_bytes(std::uint64_t offset, std::size_t block_bytes);
+/// Appends the mark of a batch whose records end at `offset`.
+void append_mark(std::vector<std::byte>& out, std::uint64_t offset, std::size_t block_bytes,
+                 const Mark& mark);
+/// extend_chain() over whole records that lie behind one another, each aligned.
+[[nodiscard]] std::uint64_t chain_records(std::uint64_t chain, ByteSpan records);
 
 /// Bytes from `offset` to the next record boundary.
 [[nodiscard]] constexpr std::size_t alignment_gap(std::uint64_t offset) {

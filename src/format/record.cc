@@ -38,6 +38,7 @@ bool is_known(RecordType type) {
     case RecordType::loss:
     case RecordType::skeleton:
     case RecordType::seal:
+    case RecordType::mark:
       return true;
   }
   return false;

@@ -61,6 +61,7 @@ enum class RecordType : std::uint16_t {
   skeleton = 0x208,        ///< a segment's records without their payload
   seal = 0x209,            ///< the end of a segment, and where its skeleton is
   loss = 0x20a,            ///< what of a kept epoch was damaged before the rest was archived
+  mark = 0x20b,            ///< the end of what one write brought
 };
 
 [[nodiscard]] bool is_known(RecordType type);

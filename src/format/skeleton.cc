@@ -35,7 +35,8 @@ std::size_t meta_bytes(RecordType type, std::size_t body_bytes, ByteSpan front) 
 
 /// A segment's own end, and what means nothing.
 bool is_left_out(RecordType type) {
-  return type == RecordType::pad || type == RecordType::skeleton || type == RecordType::seal;
+  return type == RecordType::pad || type == RecordType::mark || type == RecordType::skeleton ||
+         type == RecordType::seal;
 }
 
 tl::unexpected<Error> malformed_skeleton() {
@@ -128,6 +129,7 @@ void append_body(std::vector<std::byte>& out, const Seal& seal) {
   bytes.skeleton_count = seal.skeleton_count;
   bytes.skeleton_chain = seal.skeleton_chain;
   bytes.record_count = seal.record_count;
+  bytes.salt = seal.salt;
   append_struct(out, bytes);
 }
 
@@ -136,7 +138,8 @@ Result<Seal> decode_seal(ByteSpan body) {
   SealBytes bytes;
   if (!reader.read(bytes) || !reader.empty()) return fail(Errc::corrupt, "malformed seal record");
   const Seal seal{SegmentId{bytes.segment.get()}, bytes.skeleton_offset.get(),
-                  bytes.skeleton_count.get(), bytes.skeleton_chain.get(), bytes.record_count.get()};
+                  bytes.skeleton_count.get(),     bytes.skeleton_chain.get(),
+                  bytes.record_count.get(),       bytes.salt};
   if (seal.skeleton_offset < kSegmentHeadBytes || seal.skeleton_offset >= kSegmentBytesMax ||
       alignment_gap(seal.skeleton_offset) != 0 || seal.skeleton_count > seal.record_count ||
       (seal.skeleton_count == 0) != (seal.record_count == 0) ||
@@ -147,12 +150,14 @@ Result<Seal> decode_seal(ByteSpan body) {
 }
 
 std::vector<std::byte> encode_segment_end(SegmentId segment, std::uint64_t end,
-                                          SkeletonWriter& skeleton, JournalPosition durable) {
+                                          SkeletonWriter& skeleton, JournalPosition durable,
+                                          const SegmentSalt& salt) {
   VMSHADOW_ASSERT(alignment_gap(end) == 0 && end >= kSegmentHeadBytes);
   Seal seal;
   seal.segment = segment;
   seal.skeleton_offset = end;
   seal.record_count = skeleton.record_count();
+  seal.salt = salt;
   std::vector<std::byte> out;
   for (const std::vector<std::byte>& body : skeleton.take()) {
     const std::uint64_t sum = append_record(out, {RecordType::skeleton, 0, {}, {}, {}}, body);

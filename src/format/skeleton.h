@@ -3,8 +3,8 @@
 //
 //   records … │ skeleton record(s) │ pad up to a block │ seal, the last kSealBlockBytes of the file
 //
-// A skeleton's body is a list of entries, one for each record before the skeleton but pads, in
-// order:
+// A skeleton's body is a list of entries, one for each record before the skeleton but pads and
+// marks, in order:
 //
 //   unit (4, the record's offset / 8) │ meta bytes (4) │ the record's prefix (64) │ meta
 //
@@ -50,8 +50,8 @@ struct SkeletonEntry {
 /// Gathers a segment's entries into skeleton bodies.
 class SkeletonWriter {
  public:
-  /// `record` is a whole record at `offset` of the segment, of any type: pads, and what a segment
-  /// ends with, are left out. Records come in order.
+  /// `record` is a whole record at `offset` of the segment, of any type: pads, marks, and what a
+  /// segment ends with, are left out. Records come in order.
   void add(std::uint64_t offset, ByteSpan record);
   /// The same of a decoded one. A body that is shorter than the prefix says stays in the record.
   void add(std::uint64_t offset, const RecordPrefix& prefix, ByteSpan body);
@@ -102,14 +102,17 @@ struct SealBytes {
   le64 skeleton_count;   ///< skeleton records, one right behind the other
   le64 skeleton_chain;   ///< extend_chain() over them
   le64 record_count;     ///< entries in them together
+  SegmentSalt salt;      ///< of the segment's head: what was in the file before has none of this
 };
-static_assert(sizeof(SealBytes) == 40);
+static_assert(sizeof(SealBytes) == 56);
+static_assert(offsetof(SealBytes, salt) == 40);
 struct Seal {
   SegmentId segment;
   std::uint64_t skeleton_offset{};
   std::uint64_t skeleton_count{};
   std::uint64_t skeleton_chain{};
   std::uint64_t record_count{};
+  SegmentSalt salt{};
   bool operator==(const Seal&) const = default;
 };
 void append_body(std::vector<std::byte>& out, const Seal& seal);
@@ -118,9 +121,11 @@ void append_body(std::vector<std::byte>& out, const Seal& seal);
 [[nodiscard]] Result<Seal> decode_seal(ByteSpan body);
 
 /// What follows a segment's last record, which ends at `end` (a multiple of kRecordAlignment): the
-/// skeleton, a pad, the seal. The segment then is whole, and a multiple of kSealBlockBytes long.
+/// skeleton, a pad, the seal with the `salt` of the segment's head. The segment then is whole, and
+/// a multiple of kSealBlockBytes long.
 [[nodiscard]] std::vector<std::byte> encode_segment_end(SegmentId segment, std::uint64_t end,
                                                         SkeletonWriter& skeleton,
-                                                        JournalPosition durable);
+                                                        JournalPosition durable,
+                                                        const SegmentSalt& salt);
 
 }  // namespace vmshadow::format

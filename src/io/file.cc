@@ -28,6 +28,39 @@ Result<UniqueFd> open_path(const std::string& path, int flags, mode_t mode = 0) 
 
 Result<UniqueFd> open_for_reading(const std::string& path) { return open_path(path, O_RDONLY); }
 
+Result<UniqueFd> open_shared(const std::string& path) {
+  VMSHADOW_ASSIGN(UniqueFd fd, open_for_reading(path));
+  const auto gone = [&] {
+    return fail(Errc::not_found, fmt::format("'{}' was given up just now", path));
+  };
+  if (::flock(fd.get(), LOCK_SH | LOCK_NB) != 0) {
+    if (errno == EWOULDBLOCK) return gone();
+    return fd;  // no locks here
+  }
+  // It may have been given up, and even be something else by now, before we had the lock.
+  struct stat opened {};
+  struct stat named {};
+  if (::fstat(fd.get(), &opened) != 0) return fail_errno(errno, fmt::format("opening '{}'", path));
+  if (::stat(path.c_str(), &named) != 0)
+    return fail_errno(errno, fmt::format("opening '{}'", path));
+  if (opened.st_dev != named.st_dev || opened.st_ino != named.st_ino) return gone();
+  return fd;
+}
+
+Result<UniqueFd> lock_for_rewriting(const std::string& path) {
+  VMSHADOW_ASSIGN(UniqueFd fd, open_path(path, O_RDWR));
+  if (::flock(fd.get(), LOCK_EX | LOCK_NB) != 0) {
+    if (errno != EWOULDBLOCK) return fail_errno(errno, fmt::format("locking '{}'", path));
+    return fail(Errc::in_use, fmt::format("'{}' is being read", path));
+  }
+  struct stat status {};
+  if (::fstat(fd.get(), &status) != 0) return fail_errno(errno, fmt::format("locking '{}'", path));
+  if (status.st_nlink != 1) {
+    return fail(Errc::in_use, fmt::format("'{}' has {} names", path, status.st_nlink));
+  }
+  return fd;
+}
+
 Result<std::uint64_t> file_bytes(int fd) {
   struct stat status {};
   if (::fstat(fd, &status) != 0) return fail_errno(errno, "reading a file's size");

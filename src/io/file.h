@@ -17,6 +17,14 @@ namespace vmshadow::io {
 
 /// Opens a regular file for reading. Errc::not_found, Errc::permission, …
 [[nodiscard]] Result<UniqueFd> open_for_reading(const std::string& path);
+/// The same with a shared lock (flock) on it until it is closed: nobody gets lock_for_rewriting()
+/// meanwhile. Errc::not_found also if the path does not name that file any more or it is about to
+/// be rewritten. Where the file system knows no locks it is opened without: lock_for_rewriting()
+/// then fails as well.
+[[nodiscard]] Result<UniqueFd> open_shared(const std::string& path);
+/// The lock that open_shared() keeps others from. Errc::in_use if somebody has the file open so, or
+/// it has another name besides (a copy made of hard links). Errc::io where there are no such locks.
+[[nodiscard]] Result<UniqueFd> lock_for_rewriting(const std::string& path);
 [[nodiscard]] Result<std::uint64_t> file_bytes(int fd);
 /// Reads up to `into.size()` bytes from `offset`; fewer only at the end of the file.
 [[nodiscard]] Result<std::size_t> read_at(int fd, std::uint64_t offset, MutableByteSpan into);

@@ -106,7 +106,8 @@ Status ArchiveWriter::flush(bool all) {
 
 Status ArchiveWriter::end_segment() {
   const std::uint64_t end = flushed_ + buffer_.size();
-  format::append_bytes(buffer_, format::encode_segment_end(made_.back().id, end, skeleton_, {}));
+  format::append_bytes(buffer_,
+                       format::encode_segment_end(made_.back().id, end, skeleton_, {}, {}));
   VMSHADOW_TRY(flush(true));
   VMSHADOW_TRY(file_->truncate(flushed_));  // gives back what was reserved
   made_.back().bytes = flushed_;

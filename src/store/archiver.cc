@@ -105,7 +105,7 @@ void Archiver::remove(const std::vector<SegmentId>& segments, ArchiveReport& rep
     ground_.segments.forget(id);
     report.removed_bytes += facts.bytes;
     tiers.insert(facts.tier);
-    if (const auto removed = ground_.files.remove(path);
+    if (const auto removed = ground_.spares.give_up(id, facts.tier, ground_.files);
         !removed && removed.error().code != Errc::not_found) {
       spdlog::warn("a segment that is no longer needed stays behind: {}", removed.error().message);
       report.left_behind.push_back(path);
@@ -116,6 +116,8 @@ void Archiver::remove(const std::vector<SegmentId>& segments, ArchiveReport& rep
     if (const auto synced = ground_.files.sync_directory(path); !synced) {
       spdlog::warn("segments that were removed may come back after a crash: {}",
                    synced.error().message);
+    } else {
+      ground_.spares.names_are_durable(tier);
     }
   }
 }

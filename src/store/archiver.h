@@ -24,6 +24,7 @@
 #include "store/log_writer.h"
 #include "store/segment_catalog.h"
 #include "store/segment_files.h"
+#include "store/spare_segments.h"
 #include "store/tier.h"
 #include "store/vm_states.h"
 
@@ -63,6 +64,7 @@ class Archiver {
     const Clock& clock;
     LogWriter& log;
     const VmStates& states;
+    SpareSegments& spares;
   };
   struct Placement {
     /// Where a page's newest state goes. `kept_versions`: in how many of its VM's kept epochs it

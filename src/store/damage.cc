@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <charconv>
+#include <string_view>
 
 namespace vmshadow::store {
 
@@ -16,16 +17,39 @@ std::string Damage::text() const {
 
 Error Damage::error() const { return Error{Errc::corrupt, text()}; }
 
-std::string segment_file_name(SegmentId id) { return fmt::format("{:016x}.seg", id.value); }
+namespace {
 
-std::optional<SegmentId> parse_segment_file_name(const std::string& name) {
-  if (name.size() != 20 || !name.ends_with(".seg")) return std::nullopt;
+constexpr std::string_view kSegmentSuffix = ".seg";
+constexpr std::string_view kSpareSuffix = ".spare";
+constexpr std::size_t kIdDigits = 16;
+
+std::string file_name(SegmentId id, std::string_view suffix) {
+  return fmt::format("{:016x}{}", id.value, suffix);
+}
+
+std::optional<SegmentId> parse_file_name(const std::string& name, std::string_view suffix) {
+  if (name.size() != kIdDigits + suffix.size()) return std::nullopt;
   SegmentId id;
-  const auto [end, error] = std::from_chars(name.data(), name.data() + 16, id.value, 16);
-  if (error != std::errc{} || end != name.data() + 16 || segment_file_name(id) != name) {
+  const char* const digits_end = name.data() + kIdDigits;
+  const auto [end, error] = std::from_chars(name.data(), digits_end, id.value, 16);
+  if (error != std::errc{} || end != digits_end || file_name(id, suffix) != name) {
     return std::nullopt;
   }
   return id;
+}
+
+}  // namespace
+
+std::string segment_file_name(SegmentId id) { return file_name(id, kSegmentSuffix); }
+
+std::optional<SegmentId> parse_segment_file_name(const std::string& name) {
+  return parse_file_name(name, kSegmentSuffix);
+}
+
+std::string spare_file_name(SegmentId id) { return file_name(id, kSpareSuffix); }
+
+std::optional<SegmentId> parse_spare_file_name(const std::string& name) {
+  return parse_file_name(name, kSpareSuffix);
 }
 
 }  // namespace vmshadow::store

@@ -27,7 +27,8 @@ struct Damage {
   [[nodiscard]] Error error() const;
 };
 
-/// The bytes behind the last durable record that a dying writer left behind.
+/// The bytes behind the last whole batch: what a dying writer left behind, or what the file held in
+/// an earlier life.
 struct TornTail {
   format::JournalPosition at;
   std::uint64_t bytes{};
@@ -41,5 +42,8 @@ struct TornTail {
 [[nodiscard]] std::string segment_file_name(SegmentId id);
 /// The number in a segment's file name, if it is one.
 [[nodiscard]] std::optional<SegmentId> parse_segment_file_name(const std::string& name);
+/// "0000000000000001.spare": the file of a segment that was given up, kept to be written anew.
+[[nodiscard]] std::string spare_file_name(SegmentId id);
+[[nodiscard]] std::optional<SegmentId> parse_spare_file_name(const std::string& name);
 
 }  // namespace vmshadow::store

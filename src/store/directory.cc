@@ -238,6 +238,10 @@ std::string StoreDirectory::segment_path(TierIndex tier, SegmentId segment) cons
   return fmt::format("{}/{}", segments_path(tier), segment_file_name(segment));
 }
 
+std::string StoreDirectory::spare_path(TierIndex tier, SegmentId segment) const {
+  return join(segments_path(tier), spare_file_name(segment));
+}
+
 Result<StoreDirectory> StoreDirectory::open_with(const std::string& path,
                                                  std::vector<TierDirectory> tiers) {
   auto id = read_identity(join(path, kIdentityName));
@@ -340,6 +344,8 @@ Result<StoreDirectory::Listing> StoreDirectory::list() const {
     for (const std::string& name : names) {
       if (const auto id = parse_segment_file_name(name); id && id->value > 0) {
         listing.segments.push_back({*id, tier});
+      } else if (const auto spare = parse_spare_file_name(name); spare && spare->value > 0) {
+        listing.spares.push_back({*spare, tier});
       } else {
         listing.foreign.push_back(join(segments_path(tier), name));
       }

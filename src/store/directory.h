@@ -4,7 +4,7 @@
 //   DIR/TIERS                     text: the tier directories, a checksum; absent: DIR is the only
 //   one DIR/LOCK                      flock, held by the one process that writes TIER/VMSHADOW-TIER
 //   as VMSHADOW-STORE: says that the tier is this store's, and mounted TIER/segments/%016x.seg
-//   segments; TIER is DIR itself where there is no TIERS
+//   segments, and %016x.spare, files for the next ones; TIER is DIR itself where there is no TIERS
 #pragma once
 
 #include <string>
@@ -41,6 +41,7 @@ class StoreDirectory {
   [[nodiscard]] const std::vector<TierDirectory>& tiers() const { return tiers_; }
   [[nodiscard]] std::string segments_path(TierIndex tier) const;
   [[nodiscard]] std::string segment_path(TierIndex tier, SegmentId segment) const;
+  [[nodiscard]] std::string spare_path(TierIndex tier, SegmentId segment) const;
 
   struct SegmentFile {
     SegmentId id;
@@ -48,7 +49,8 @@ class StoreDirectory {
   };
   struct Listing {
     std::vector<SegmentFile> segments;  ///< by number
-    std::vector<std::string> foreign;   ///< paths that are no segment's
+    std::vector<SegmentFile> spares;    ///< files kept to be written anew (spare_segments.h)
+    std::vector<std::string> foreign;   ///< paths that are neither's
   };
   /// Errc::corrupt if two tiers hold the same segment.
   [[nodiscard]] Result<Listing> list() const;

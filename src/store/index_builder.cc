@@ -53,6 +53,7 @@ bool IndexBuilder::front_may_be_archived() const {
 void IndexBuilder::add(JournalPosition at, const format::RecordPrefix& prefix, ByteSpan front) {
   switch (prefix.head.type) {
     case RecordType::pad:
+    case RecordType::mark:
     case RecordType::skeleton:
     case RecordType::seal:
       return;
@@ -291,6 +292,7 @@ void IndexBuilder::add_bad(SegmentId segment, const BadRegion& region) {
       index_.add_grant(region.prefix->head.vm, "", region.prefix->head.generation);
       return;
     case RecordType::pad:
+    case RecordType::mark:
     case RecordType::segment_list:
     case RecordType::replace:
     case RecordType::skeleton:

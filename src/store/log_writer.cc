@@ -4,12 +4,9 @@
 #include <spdlog/spdlog.h>
 
 #include <algorithm>
-#include <array>
-#include <cstring>
 #include <utility>
 
 #include "base/assert.h"
-#include "io/aligned_buffer.h"
 #include "store/tier_choice.h"
 
 namespace vmshadow::store {
@@ -24,10 +21,6 @@ constexpr std::size_t kBatchBytes = std::size_t{8} << 20;
 constexpr std::size_t kCommitBatchBytes = std::size_t{4} << 20;
 /// A VM's turn in the queue.
 constexpr std::size_t kQuantumBytes = std::size_t{256} << 10;
-/// Space is reserved so much at a time: much less and each commit pays for it, much more and a
-/// small disk looks full.
-constexpr std::uint64_t kReserveBytes = std::uint64_t{32} << 20;
-
 /// Pieces whose memory is kept for the next ones.
 constexpr std::size_t kSparePiecesMax = 32;
 
@@ -45,15 +38,14 @@ void LogPiece::add(ByteSpan record, Placing placing) {
   bytes.resize(padded(bytes.size()));
 }
 
-LogWriter::LogWriter(SegmentCatalog& catalog, io::FileSystem& files, const Clock& clock,
-                     LogLimits limits, Opening opening)
-    : catalog_(catalog),
-      files_(files),
-      clock_(clock),
+LogWriter::LogWriter(const OpenSegment::Ground& ground, const LogLimits& limits,
+                     OpenSegment::Opening opening)
+    : catalog_(ground.catalog),
+      clock_(ground.clock),
       limits_(limits),
-      opening_(std::move(opening)),
+      segment_(ground, limits, std::move(opening)),
       queue_(kQuantumBytes),
-      open_segment_(catalog.newest().next()) {
+      open_segment_(catalog_.newest().next()) {
   for (std::thread& thread : threads_) thread = std::thread([this] { run(); });
 }
 
@@ -290,15 +282,12 @@ std::optional<Error> LogWriter::failure_of(const Request& request) {
 }
 
 std::size_t LogWriter::fitting(const Batch& batch, std::size_t first) const {
-  if (file_ == nullptr) return 0;
-  std::uint64_t end = tail_.offset.value;
+  if (segment_.file() == nullptr) return 0;
+  std::uint64_t bytes = 0;
   std::size_t count = 0;
   while (first + count < batch.size()) {
-    end += batch[first + count].log_bytes();
-    // A fresh segment takes one request of any size: they are bounded, segments need not be large.
-    const bool alone = count == 0 && tail_.offset.value == opening_end_;
-    if (end + format::pad_bytes(end, io::kDirectBlockBytes) > limits_.segment_bytes && !alone)
-      break;
+    bytes += batch[first + count].log_bytes();
+    if (!segment_.takes(bytes, count == 0)) break;
     ++count;
   }
   return count;
@@ -314,11 +303,12 @@ void LogWriter::write_run(Batch& batch, std::size_t first, std::size_t count) {
     for (std::size_t i = first; i < first + count; ++i) refuse(batch[i], poison_error());
   } else {
     cut_back();
+    const bool freed = segment_.remove_spares();
     // One that asks for too much must not cost the others their commit.
     for (std::size_t i = first; i < first + count; ++i) {
       if (auto failure = failure_of(batch[i])) {
         refuse(batch[i], *failure);
-      } else if (count == 1) {
+      } else if (count == 1 && !freed) {
         refuse(batch[i], no_space(batch[i]));
       } else {
         write_run(batch, i, 1);
@@ -329,7 +319,6 @@ void LogWriter::write_run(Batch& batch, std::size_t first, std::size_t count) {
 
 Status LogWriter::try_run(Batch& batch, std::size_t first, std::size_t count) {
   std::vector<ByteSpan> pieces;
-  std::uint64_t end = tail_.offset.value;
   bool for_upkeep = true;
   for (std::size_t i = first; i < first + count; ++i) {
     Request& request = batch[i];
@@ -337,45 +326,10 @@ Status LogWriter::try_run(Batch& batch, std::size_t first, std::size_t count) {
     make_trailer(request);
     if (!request.piece.bytes.empty()) pieces.emplace_back(request.piece.bytes);
     if (!request.trailer.empty()) pieces.emplace_back(request.trailer);
-    end += request.log_bytes();
   }
-  make_pad(end);
-  if (!pad_.empty()) pieces.emplace_back(pad_);
-  end += pad_.size();
-  run_end_ = end;
-  VMSHADOW_TRY(reserve(end, for_upkeep));
   const MonotonicTime now = clock_.monotonic();
   for (std::size_t i = first; i < first + count; ++i) batch[i].started = now;
-  return file_->write(pieces, tail_.offset.value, io::Durability::buffered);
-}
-
-void LogWriter::make_pad(std::uint64_t offset) {
-  pad_.clear();
-  format::append_pad(pad_, offset, io::kDirectBlockBytes, durable());
-}
-
-std::uint64_t LogWriter::upkeep_bytes() const {
-  return std::min(limits_.reserve_bytes, tier_size(catalog_, tier_) / 8);
-}
-
-/// Without it, each sync would bring the file system's own journal to the disk as well.
-Status LogWriter::reserve(std::uint64_t end, bool for_upkeep) {
-  if (end <= reserved_end_) return {};
-  const std::uint64_t from = std::max(reserved_end_, tail_.offset.value);
-  const std::uint64_t whole = io::round_up_to_block(std::max(limits_.segment_bytes, end));
-  std::uint64_t wanted = std::min(whole, end + kReserveBytes);
-  const std::uint64_t room = tier_room(catalog_, tier_);
-  const std::uint64_t upkeep = upkeep_bytes();
-  if (!for_upkeep && room < upkeep + (end - from)) {
-    return fail(Errc::no_space, "what is left is for the store's upkeep");
-  }
-  if (room < upkeep + (wanted - from)) wanted = end;
-  reserved_end_ = wanted;
-  if (const auto reserved = file_->preallocate(reserved_end_); !reserved) {
-    spdlog::debug("the journal in '{}' is written without space reserved in advance: {}",
-                  tier_path(), reserved.error().message);
-  }
-  return {};
+  return segment_.write(pieces, durable(), for_upkeep);
 }
 
 void LogWriter::make_trailer(Request& request) const {
@@ -408,21 +362,24 @@ void LogWriter::make_trailer(Request& request) const {
 }
 
 void LogWriter::finish_run(Batch& batch, std::size_t first, std::size_t count) {
-  written_bytes_ += run_end_ - tail_.offset.value;
+  const JournalPosition begin = segment_.tail();
+  std::uint64_t offset = begin.offset.value;
   for (std::size_t i = first; i < first + count; ++i) {
     Request& request = batch[i];
     EpochPlaces& places = request.epoch->places;
     for (const LogPiece::Record& record : request.piece.records) {
-      const JournalPosition at{tail_.segment, SegmentOffset{tail_.offset.value + record.offset}};
+      const JournalPosition at{begin.segment, SegmentOffset{offset + record.offset}};
       places.add(record.placing, RecordPlace::at(at, record.body_bytes, request.epoch->head.epoch,
                                                  record.placing.pages, record.placing.sealed));
     }
-    if (request.kind == RequestKind::commit) places.home = tail_.segment;
-    add_to_skeleton(tail_.offset.value, request.piece.bytes);
-    add_to_skeleton(tail_.offset.value + request.piece.bytes.size(), request.trailer);
-    tail_.offset = SegmentOffset{tail_.offset.value + request.log_bytes()};
+    if (request.kind == RequestKind::commit) places.home = begin.segment;
+    segment_.add_to_skeleton(offset, request.piece.bytes);
+    segment_.add_to_skeleton(offset + request.piece.bytes.size(), request.trailer);
+    offset += request.log_bytes();
   }
-  tail_.offset = SegmentOffset{run_end_};
+  segment_.advance();
+  const JournalPosition tail = segment_.tail();
+  written_bytes_ += tail.offset.value - begin.offset.value;
 
   const std::lock_guard lock(mutex_);
   for (std::size_t i = first; i < first + count; ++i) {
@@ -430,30 +387,30 @@ void LogWriter::finish_run(Batch& batch, std::size_t first, std::size_t count) {
     const EpochInLogPtr& epoch = request.epoch;
     if (request.kind == RequestKind::piece || request.kind == RequestKind::commit) {
       ingested_bytes_ += request.piece.bytes.size();
-      if (!epoch->abandoned) unsettled_.try_emplace(epoch.get(), tail_.segment);
+      if (!epoch->abandoned) unsettled_.try_emplace(epoch.get(), tail.segment);
     }
     keep_memory(std::exchange(request.piece, {}));
     if (request.wants_sync()) {
-      request.end = tail_.offset;
+      request.end = tail.offset;
       pending_.push_back(std::move(request));
     } else if (!unsynced_.empty() && unsynced_.back().first == epoch) {
-      unsynced_.back().second = tail_.offset;
+      unsynced_.back().second = tail.offset;
     } else {
-      unsynced_.emplace_back(epoch, tail_.offset);
+      unsynced_.emplace_back(epoch, tail.offset);
     }
   }
-  written_ = {tail_, skeleton_.mark()};
+  written_ = segment_.end();
 }
 
 JournalPosition LogWriter::durable() const {
   const std::lock_guard lock(mutex_);
-  return durable_.end;
+  return durable_.at;
 }
 
 Status LogWriter::make_durable() {
   const std::lock_guard syncing(syncing_);
   std::shared_ptr<io::AppendFile> file;
-  Written target;
+  OpenSegment::End target;
   {
     std::unique_lock lock(mutex_);
     if (sync_failed_) {
@@ -480,20 +437,20 @@ Status LogWriter::make_durable() {
   return {};
 }
 
-void LogWriter::answer_durable(const Written& target) {
+void LogWriter::answer_durable(const OpenSegment::End& target) {
   std::vector<Request> done;
   {
     const std::lock_guard lock(mutex_);
     durable_ = target;
-    while (!pending_.empty() && pending_.front().end <= target.end.offset) {
+    while (!pending_.empty() && pending_.front().end <= target.at.offset) {
       done.push_back(std::move(pending_.front()));
       pending_.pop_front();
     }
-    while (!unsynced_.empty() && unsynced_.front().second <= target.end.offset) {
+    while (!unsynced_.empty() && unsynced_.front().second <= target.at.offset) {
       unsynced_.pop_front();
     }
   }
-  catalog_.set_bytes(target.end.segment, target.end.offset.value, false);
+  catalog_.set_bytes(target.at.segment, target.at.offset.value, false);
   const MonotonicTime now = clock_.monotonic();
   for (Request& request : done) {
     const auto sync = std::chrono::duration_cast<std::chrono::microseconds>(now - request.started);
@@ -511,44 +468,24 @@ void LogWriter::refuse_pending(const Error& error) {
   for (Request& request : refused) refuse(request, error);
 }
 
-void LogWriter::add_to_skeleton(std::uint64_t offset, ByteSpan records) {
-  while (!records.empty()) {
-    format::RecordPrefixBytes prefix;
-    std::memcpy(&prefix, records.data(), sizeof prefix);
-    const std::size_t bytes = format::kRecordPrefixBytes + prefix.body_bytes.get();
-    skeleton_.add(offset, records.first(bytes));
-    offset += padded(bytes);
-    records = records.subspan(padded(bytes));
-  }
-}
-
 Status LogWriter::seal() {
   // A seal vouches for what is before it.
   VMSHADOW_TRY(make_durable());
-  if (durable() != tail_) {
-    VMSHADOW_TRY(file_->sync());
-    answer_durable({tail_, skeleton_.mark()});
+  if (durable() != segment_.tail()) {
+    VMSHADOW_TRY(segment_.file()->sync());
+    answer_durable(segment_.end());
   }
-  const std::uint64_t end = tail_.offset.value;
-  const std::vector<std::byte> bytes =
-      format::encode_segment_end(tail_.segment, end, skeleton_, tail_);
-  const ByteSpan piece = bytes;
-  auto written = file_->write({&piece, 1}, end, io::Durability::buffered);
-  std::uint64_t sealed_end = end + bytes.size();
-  if (!written && written.error().code != Errc::no_space) return written;
-  if (!written) sealed_end = end;  // the segment is whole without: it takes longer to read
-  // Recovery takes every journal segment but the last for durable.
-  VMSHADOW_TRY(file_->truncate(sealed_end));
-  catalog_.set_bytes(tail_.segment, sealed_end, written.has_value());
-  written_bytes_ += sealed_end - end;
+  const JournalPosition before = segment_.tail();
+  VMSHADOW_TRY(segment_.seal());
+  written_bytes_ += segment_.tail().offset.value - before.offset.value;
   const std::lock_guard lock(mutex_);
   file_.reset();
-  open_segment_ = tail_.segment.next();
+  open_segment_ = before.segment.next();
   return {};
 }
 
 Status LogWriter::roll(bool for_upkeep) {
-  if (file_ != nullptr) {
+  if (segment_.file() != nullptr) {
     if (auto sealed = seal(); !sealed) {
       poison(sealed.error());
       return fail(poison_error());
@@ -564,69 +501,30 @@ Status LogWriter::make_segment(bool for_upkeep) {
                             "segments; use larger ones",
                             catalog_.directory().path(), format::kSegmentEntriesMax));
   }
-  VMSHADOW_ASSIGN(tier_, choose_tier(catalog_, TierKind::ssd, limits_.room_bytes_min));
-  if (!for_upkeep && tier_room(catalog_, tier_) < upkeep_bytes() + limits_.room_bytes_min) {
-    return fail(Errc::no_space, "what is left is for the store's upkeep");
+  if (auto made = segment_.make(for_upkeep); !made) {
+    if (made.error().code == Errc::no_space) return made;
+    poison(made.error());
+    return fail(poison_error());
   }
-  const StoreDirectory& directory = catalog_.directory();
-  const SegmentId id = catalog_.allocate();
-  const std::string path = directory.segment_path(tier_, id);
-  const std::vector<std::byte> head = format::encode_segment_head(
-      {directory.id(), id, clock_.wall(), format::SegmentKind::journal});
-  const std::vector<std::byte> opening = opening_(id);
-  const std::uint64_t end = head.size() + opening.size();
-  {
-    const std::lock_guard lock(mutex_);
-    durable_.end = {id, SegmentOffset{0}};  // nothing in it is yet
-  }
-  make_pad(end);
-  const std::array<ByteSpan, 3> pieces = {head, opening, pad_};
-  const auto create = [&]() -> Result<std::unique_ptr<io::AppendFile>> {
-    VMSHADOW_ASSIGN(auto file, files_.create(path));
-    VMSHADOW_TRY(file->write(pieces, 0, io::Durability::durable));
-    VMSHADOW_TRY(files_.sync_directory(directory.segments_path(tier_)));
-    return file;
-  };
-  auto made = create();
-  if (made) {
-    reserved_end_ = 0;
-    opening_end_ = end + pad_.size();
-    tail_ = {id, SegmentOffset{opening_end_}};
-    skeleton_ = {};
-    add_to_skeleton(format::kSegmentHeadBytes, opening);
-    catalog_.add(id, {format::SegmentKind::journal, tier_, tail_.offset.value, false, true, 0});
-    written_bytes_ += tail_.offset.value;
-    const std::lock_guard lock(mutex_);
-    file_ = std::move(*made);
-    written_ = durable_ = {tail_, skeleton_.mark()};
-    open_segment_ = id;
-    return {};
-  }
-  if (made.error().code == Errc::no_space) {
-    const auto removed = files_.remove(path);
-    if (removed || removed.error().code == Errc::not_found) {
-      if (files_.sync_directory(directory.segments_path(tier_))) return fail(made.error());
-    }
-  }
-  poison(made.error());
-  return fail(poison_error());
+  written_bytes_ += segment_.tail().offset.value;
+  const std::lock_guard lock(mutex_);
+  file_ = segment_.file();
+  written_ = durable_ = segment_.end();
+  open_segment_ = segment_.tail().segment;
+  return {};
 }
 
 void LogWriter::cut_back() {
   // Commits that are whole and only wait for their sync keep what they have.
   if (!make_durable()) return;
-  const Written end = [&] {
+  const OpenSegment::End end = [&] {
     const std::lock_guard lock(mutex_);
     return durable_;
   }();
-  VMSHADOW_ASSERT(end.end.segment == tail_.segment);
-  if (auto cut = file_->truncate(end.end.offset.value); !cut) {
+  if (auto cut = segment_.cut_back(end); !cut) {
     poison(cut.error());
     return;
   }
-  tail_ = end.end;
-  skeleton_.rewind(end.skeleton);
-  reserved_end_ = 0;
   const std::lock_guard lock(mutex_);
   written_ = end;
   for (const auto& [epoch, last] : unsynced_) {
@@ -675,18 +573,19 @@ Error LogWriter::no_space(const EpochInLog& epoch, RequestKind kind) const {
       Errc::no_space,
       fmt::format("no space in '{}' ({:.1f} MiB free, {:.1f} MiB kept back for the store's upkeep) "
                   "for {}: free some, give the tier more, or keep epochs for less long",
-                  tier_path(), static_cast<double>(tier_room(catalog_, tier_)) / mib,
-                  static_cast<double>(upkeep_bytes()) / mib, what)};
+                  segment_.tier_path(),
+                  static_cast<double>(tier_room(catalog_, segment_.tier())) / mib,
+                  static_cast<double>(segment_.upkeep_bytes()) / mib, what)};
 }
 
 /// With a seal the next start need not read the segment. It is whole without: a failure is no loss.
 void LogWriter::close_segment() {
   {
     const std::lock_guard lock(mutex_);
-    if (poison_ || file_ == nullptr) return;
+    if (poison_ || segment_.file() == nullptr) return;
   }
   if (const auto sealed = seal(); !sealed) {
-    spdlog::info("the journal in '{}' is closed without a seal: {}", tier_path(),
+    spdlog::info("the journal in '{}' is closed without a seal: {}", segment_.tier_path(),
                  sealed.error().message);
   }
 }

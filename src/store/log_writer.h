@@ -11,10 +11,10 @@
 // commits that are not answered yet. Whose turn it is in the queue, store/fair_queue.h says. A
 // poisoned log refuses everything with the failure that poisoned it.
 //
-// Each write is whole 4 KiB blocks, filled up with a pad record, so that it can go past the page
-// cache; the disk space for it was reserved before. A segment begins with what a reader must know
-// that comes upon no other (its opening: which segments there are, which epochs are kept), and ends
-// with its skeleton and seal when it is full or the writer stops. It never goes on in an old one.
+// A segment begins with what a reader must know that comes upon no other (its opening: which
+// segments there are, which epochs are kept), and ends with its skeleton and seal when it is full
+// or the writer stops. It never goes on in an old one. How it is written, store/open_segment.h
+// says.
 #pragma once
 
 #include <array>
@@ -38,10 +38,11 @@
 #include <vmshadow/types.h>
 
 #include "format/journal.h"
-#include "format/skeleton.h"
 #include "io/append_file.h"
 #include "store/epoch_index.h"
 #include "store/fair_queue.h"
+#include "store/log_limits.h"
+#include "store/open_segment.h"
 #include "store/segment_catalog.h"
 
 namespace vmshadow::store {
@@ -71,19 +72,6 @@ struct LogPiece {
   void add(ByteSpan record, Placing placing);
 };
 
-struct LogLimits {
-  std::uint64_t segment_bytes = std::uint64_t{256} << 20;
-  /// What may wait for the disk, of one VM and of all. append() blocks beyond either, but never a
-  /// VM that has nothing waiting.
-  std::size_t vm_queue_bytes = std::size_t{16} << 20;
-  std::size_t queue_bytes = std::size_t{64} << 20;
-  /// A tier with less room than this gets no new segment.
-  std::uint64_t room_bytes_min = std::uint64_t{1} << 20;
-  /// So much of a tier is left to upkeep, which needs room to make room: epochs are refused before.
-  /// At most an eighth of the tier.
-  std::uint64_t reserve_bytes = std::uint64_t{256} << 20;
-};
-
 class LogWriter {
  public:
   struct Committed {
@@ -91,12 +79,10 @@ class LogWriter {
     WallTime recorded_wall;  ///< what the commit record says
   };
 
-  /// Makes the records that the new segment `id` begins with, whole, each aligned; called on the
-  /// writer's thread.
-  using Opening = std::function<std::vector<std::byte>(SegmentId id)>;
-  /// Begins a segment when there is something to write. All arguments outlive it.
-  LogWriter(SegmentCatalog& catalog, io::FileSystem& files, const Clock& clock, LogLimits limits,
-            Opening opening);
+  /// Begins a segment when there is something to write. What `ground` names outlives it; `opening`
+  /// is called on the writer's threads.
+  LogWriter(const OpenSegment::Ground& ground, const LogLimits& limits,
+            OpenSegment::Opening opening);
   /// Writes what is queued and seals the segment. No call may be under way.
   ~LogWriter();
   LogWriter(const LogWriter&) = delete;
@@ -162,12 +148,6 @@ class LogWriter {
     [[nodiscard]] bool wants_sync() const { return kind != RequestKind::piece; }
   };
   using Batch = std::deque<Request>;
-  /// Where the log could be cut.
-  struct Written {
-    format::JournalPosition end;
-    format::SkeletonWriter::Mark skeleton;
-  };
-
   [[nodiscard]] Result<Committed> submit_and_wait(Request request);
   void push(Request request);
   void run();
@@ -182,23 +162,15 @@ class LogWriter {
   /// Syncs what is written, unless the other thread just did, and answers what waited for it. Needs
   /// no writing_. An error poisons.
   [[nodiscard]] Status make_durable();
-  void answer_durable(const Written& target);
+  void answer_durable(const OpenSegment::End& target);
   void refuse_pending(const Error& error);
   [[nodiscard]] format::JournalPosition durable() const;
   void make_trailer(Request& request) const;
   [[nodiscard]] bool has_room(const VmId& vm) const;
-  void make_pad(std::uint64_t offset);
-  /// Asks for disk space up to `end`. Errc::no_space where that is upkeep's.
-  [[nodiscard]] Status reserve(std::uint64_t end, bool for_upkeep);
-  [[nodiscard]] std::uint64_t upkeep_bytes() const;
   [[nodiscard]] Status roll(bool for_upkeep);
   [[nodiscard]] Status make_segment(bool for_upkeep);
   /// Ends the open segment, durably, and lets go of it.
   [[nodiscard]] Status seal();
-  void add_to_skeleton(std::uint64_t offset, ByteSpan records);
-  [[nodiscard]] const std::string& tier_path() const {
-    return catalog_.directory().tiers()[tier_].path;
-  }
   /// Cuts the log back after a full disk. Whatever lay behind the durable end has failed.
   void cut_back();
   void poison(const Error& error);
@@ -213,19 +185,11 @@ class LogWriter {
   void close_segment();
 
   SegmentCatalog& catalog_;
-  io::FileSystem& files_;
   const Clock& clock_;
   const LogLimits limits_;
-  const Opening opening_;
 
-  std::mutex writing_;  ///< held to take from the queue and write, not to sync; before syncing_
-  TierIndex tier_{};    ///< where the open segment is, or would be
-  format::JournalPosition tail_;
-  format::SkeletonWriter skeleton_;  ///< of the open segment
-  std::uint64_t run_end_ = 0;        ///< of the run being written, its pad included
-  std::uint64_t opening_end_ = 0;    ///< of the open segment's opening
-  std::uint64_t reserved_end_ = 0;   ///< up to here space was asked for in the open segment
-  std::vector<std::byte> pad_;
+  std::mutex writing_;   ///< held to take from the queue and write, not to sync; before syncing_
+  OpenSegment segment_;  ///< of writing_'s holder
 
   /// Held to sync: of two at once the second would not hear of what failed in the first. Before
   /// mutex_.
@@ -238,11 +202,10 @@ class LogWriter {
   bool stopping_ = false;
   std::optional<Error> poison_;
   bool sync_failed_ = false;  ///< nobody knows what of that which was written is on the disk
-  /// Null: no segment is open. Changed by the holder of writing_, who may read it without mutex_.
-  std::shared_ptr<io::AppendFile> file_;
-  Written written_;              ///< what writing_'s holder has made of tail_ and skeleton_
-  Written durable_;              ///< what of it is durable
-  std::deque<Request> pending_;  ///< what waits to be durable, in the log's order
+  std::shared_ptr<io::AppendFile> file_;  ///< the open segment's, for whoever syncs it
+  OpenSegment::End written_;              ///< what of it writing_'s holder has written
+  OpenSegment::End durable_;              ///< what of that is durable
+  std::deque<Request> pending_;           ///< what waits to be durable, in the log's order
   /// Epochs with pieces behind durable_, and where the last of them ends.
   std::deque<std::pair<EpochInLogPtr, SegmentOffset>> unsynced_;
   SegmentId open_segment_;  ///< the one being written; where none is, behind the last one

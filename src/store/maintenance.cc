@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <map>
 #include <set>
+#include <utility>
 
 #include "store/tier_choice.h"
 
@@ -74,7 +75,9 @@ Maintenance::Maintenance(Ground ground, std::unique_ptr<io::FileSystem> files,
     : ground_(ground),
       files_(std::move(files)),
       options_(options),
-      scrubber_(ground.catalog, ground.index) {}
+      scrubber_(ground.catalog, ground.index),
+      spare_writer_(ground.catalog, ground.spares, *files_, options.spares_ahead,
+                    options.spare_bytes) {}
 
 Maintenance::~Maintenance() {
   {
@@ -113,15 +116,18 @@ void Maintenance::run() {
 Status Maintenance::pass() {
   const std::lock_guard lock(pass_mutex_);
   remove_left_behind();
+  remove_spares(false);
   note_reads(ground_.segments.take_reads());
   access_.keep([this](SegmentId id) { return ground_.catalog.find(id).has_value(); });
   // A step that fails (a disk is full, say) must not keep the others from making room.
   Status first;
-  for (const auto step : {&Maintenance::thin, &Maintenance::drain, &Maintenance::compact,
-                          &Maintenance::relieve, &Maintenance::promote}) {
+  for (const auto step :
+       {&Maintenance::thin, &Maintenance::drain, &Maintenance::compact, &Maintenance::relieve,
+        &Maintenance::promote, &Maintenance::write_ahead}) {
     if (auto done = (this->*step)(); !done && first) first = std::move(done);
     if (!first && first.error().code == Errc::cancelled) break;
   }
+  remove_spares(false);
   VMSHADOW_TRY(std::move(first));
   const std::lock_guard figures(mutex_);
   ++figures_.passes;
@@ -270,7 +276,7 @@ bool Maintenance::pace(std::uint64_t bytes) {
 Status Maintenance::archive(const std::vector<SegmentId>& sources,
                             const Archiver::Placement& placement) {
   Archiver archiver({ground_.catalog, ground_.index, ground_.segments, *files_, ground_.clock,
-                     ground_.log, ground_.states});
+                     ground_.log, ground_.states, ground_.spares});
   ArchiveOptions options;
   options.segment_bytes = options_.archive_segment_bytes;
   options.pace = [this](std::uint64_t bytes) { return pace(bytes); };
@@ -278,6 +284,9 @@ Status Maintenance::archive(const std::vector<SegmentId>& sources,
   options.lose_unreadable =
       unreadable_since_ && now - *unreadable_since_ >= options_.unreadable_max;
   auto ran = archiver.run(sources, placement, options);
+  if (!ran && ran.error().code == Errc::no_space && remove_spares(true)) {
+    ran = archiver.run(sources, placement, options);
+  }
   if (!ran) {
     if (ran.error().code == Errc::io && !unreadable_since_) unreadable_since_ = now;
     return fail(std::move(ran).error());
@@ -327,6 +336,15 @@ SegmentId Maintenance::unthinned_begins() const {
     }
   }
   return first;
+}
+
+bool Maintenance::remove_spares(bool all) {
+  bool freed = false;
+  for (TierIndex tier = 0; tier < ground_.catalog.directory().tiers().size(); ++tier) {
+    if (!all && !is_short(tier)) continue;
+    freed = ground_.spares.remove_all(tier, *files_) || freed;
+  }
+  return freed;
 }
 
 void Maintenance::remove_left_behind() {
@@ -469,6 +487,24 @@ Status Maintenance::relieve() {
       VMSHADOW_TRY(archive({coolest->first}, everything_to(TierKind::hdd)));
     }
   }
+  return {};
+}
+
+/// A disk that is busy with epochs is left to them. (An idle priority would do that as well, where
+/// the disk has a scheduler that knows it; fast ones mostly have none.)
+Status Maintenance::write_ahead() {
+  const auto seconds = std::chrono::duration<double>(options_.interval).count();
+  const auto worth =
+      static_cast<std::uint64_t>(static_cast<double>(options_.spare_bytes_per_second) * seconds);
+  const std::uint64_t ingested = ground_.log.ingested_bytes();
+  const bool is_quiet = ingested - std::exchange(ingested_before_, ingested) <= worth;
+  if (!is_quiet) return {};
+  const auto written = spare_writer_.step(
+      worth, [this](TierIndex tier, std::uint64_t bytes) { return is_short(tier, bytes); });
+  // Nothing needs it: a disk that is full without anyone seeing it come is none of our business.
+  if (!written) return written.error().code == Errc::no_space ? Status() : fail(written.error());
+  const std::lock_guard lock(mutex_);
+  figures_.ahead_bytes += *written;
   return {};
 }
 

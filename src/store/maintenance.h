@@ -3,6 +3,7 @@
 //
 //   thin ─► drain the journal's front ─► compact archives ─► relieve full tiers        (one pass)
 //                                                            scrub a little      (between passes)
+//                                                            write spare files a little ahead
 //
 // Nothing of it is needed for what is acknowledged to be safe; a pass that fails is tried again.
 #pragma once
@@ -26,6 +27,7 @@
 #include "store/archiver.h"
 #include "store/damage.h"
 #include "store/scrubber.h"
+#include "store/spare_writer.h"
 #include "store/vm_states.h"
 
 namespace vmshadow::store {
@@ -52,6 +54,11 @@ struct MaintenanceOptions {
   /// as lost.
   std::chrono::seconds unreadable_max{600};
   std::chrono::milliseconds interval{1000};  ///< between passes in the background
+  /// Spare files (spare_segments.h) that are written ahead while there are fewer, of this size, so
+  /// many bytes a second; none while more than that comes in.
+  std::size_t spares_ahead = 0;
+  std::uint64_t spare_bytes = LogLimits{}.segment_bytes;
+  std::uint64_t spare_bytes_per_second = std::uint64_t{32} << 20;
   /// What the background thread reads again per second to see whether it is still whole; 0:
   /// nothing.
   std::uint64_t scrub_bytes_per_second = std::uint64_t{8} << 20;
@@ -66,6 +73,7 @@ class Maintenance {
     const Clock& clock;
     LogWriter& log;
     VmStates& states;
+    SpareSegments& spares;
   };
   /// `files` is for its use alone.
   Maintenance(Ground ground, std::unique_ptr<io::FileSystem> files,
@@ -90,6 +98,7 @@ class Maintenance {
   struct Figures {
     std::uint64_t moved_bytes{};    ///< written by the archiver
     std::uint64_t removed_bytes{};  ///< of segments it let go
+    std::uint64_t ahead_bytes{};    ///< written to spare files
     std::uint64_t passes{};
     std::uint64_t scrubbed_bytes{};
     std::uint64_t scrub_rounds{};    ///< all of the store
@@ -111,8 +120,11 @@ class Maintenance {
   Status compact();
   Status relieve();
   Status promote();
+  Status write_ahead();
   Status archive(const std::vector<SegmentId>& sources, const Archiver::Placement& placement);
   void remove_left_behind();
+  /// Those of tiers that are short of room, or `all` of them. True if there were any.
+  bool remove_spares(bool all);
   void add_damage(const std::vector<Damage>& found);
   /// What archives may take of all tiers together.
   [[nodiscard]] std::uint64_t room() const;
@@ -134,6 +146,8 @@ class Maintenance {
   std::mutex pass_mutex_;      ///< held during a pass
   std::mutex settings_mutex_;  ///< held while a VM's settings or kept epochs change
   Scrubber scrubber_;
+  SpareWriter spare_writer_;
+  std::uint64_t ingested_before_ = 0;  ///< what the log had taken in at the last write_ahead()
   AccessHistory access_;
   /// Archives that cannot be made smaller without a key that is not to be had, and when that was.
   std::set<SegmentId> unopened_;

@@ -10,6 +10,7 @@
 
 #include "format/store_state.h"
 #include "io/file.h"
+#include "store/last_segment.h"
 #include "store/segment_skeleton.h"
 
 namespace vmshadow::store {
@@ -20,149 +21,36 @@ using format::RecordType;
 
 namespace {
 
-constexpr std::uint64_t kProgressBytes = std::uint64_t{8} << 20;
 constexpr std::uint64_t kMissingSegmentsNamedMax = 1024;
-
-/// The durable position that a record of the journal's own carries.
-std::optional<JournalPosition> durable_mark(const GoodRecord& record) {
-  const auto durable = [](const auto& decoded) -> std::optional<JournalPosition> {
-    if (!decoded) return std::nullopt;
-    return decoded->durable;
-  };
-  switch (record.prefix.head.type) {
-    case RecordType::commit:
-      return durable(format::decode_commit(record.body));
-    case RecordType::grant:
-      return durable(format::decode_grant(record.body));
-    case RecordType::pad:
-      return durable(format::decode_pad(record.body));
-    case RecordType::vm_state:
-      return durable(format::decode_vm_state(record.body));
-    case RecordType::replace:
-      return durable(format::decode_replace(record.body));
-    default:
-      return std::nullopt;
-  }
-}
-
-struct LookAhead {
-  std::uint64_t durable{};  ///< offset in the segment
-  std::vector<std::string> commits;
-};
-
-/// What the records behind a bad place say was durable.
-LookAhead look_ahead(SegmentId segment, const ByteSource& source, std::uint64_t from,
-                     const JournalIndex& index) {
-  LookAhead seen;
-  SegmentScanner scanner(source, from);
-  while (true) {
-    const ScanItem item = scanner.next();
-    if (std::holds_alternative<EndOfSegment>(item)) return seen;
-    const auto* record = std::get_if<GoodRecord>(&item);
-    if (record == nullptr) continue;
-    const auto mark = durable_mark(*record);
-    // A mark never lies behind its own record.
-    if (mark && mark->segment == segment && mark->offset.value <= record->offset) {
-      seen.durable = std::max(seen.durable, mark->offset.value);
-    }
-    if (record->prefix.head.type == RecordType::commit) {
-      seen.commits.push_back(fmt::format("epoch {} of VM '{}'", record->prefix.head.epoch.value,
-                                         index.name_of(record->prefix.head.vm)));
-    }
-  }
-}
-
-/// Counts the records that a journal segment is begun with.
-class OpeningCounter {
- public:
-  void add(const GoodRecord& record) {
-    if (complete_) return;
-    if (!list_) {
-      list_ = record.prefix.head.type == RecordType::segment_list;
-      if (const auto list = format::decode_segment_list(record.body); list_ && list) {
-        states_ = list->vm_count;
-      }
-    } else if (states_ > 0 && record.prefix.head.type == RecordType::vm_state) {
-      --states_;
-    }
-    complete_ = list_ && states_ == 0;
-  }
-  [[nodiscard]] bool complete() const { return complete_; }
-
- private:
-  bool list_ = false;
-  bool complete_ = false;
-  std::uint32_t states_ = 0;
-};
 
 }  // namespace
 
-void recover_segment(SegmentId segment, const ByteSource& source, bool is_last,
-                     const ScanHooks& hooks, Recovery& recovery, IndexBuilder& builder) {
+void recover_segment(SegmentId segment, const ByteSource& source, const ScanHooks& hooks,
+                     Recovery& recovery, IndexBuilder& builder) {
   SegmentScanner scanner(source, format::kSegmentHeadBytes);
-  std::optional<LookAhead> ahead;
-  OpeningCounter opening;
   std::uint64_t reported = 0;
   while (true) {
     const ScanItem item = scanner.next();
-    if (hooks.progress && scanner.offset() - reported >= kProgressBytes) {
+    if (hooks.progress && scanner.offset() - reported >= kScanProgressBytes) {
       reported = scanner.offset();
       hooks.progress({recovery.progress.bytes_done + reported, recovery.progress.bytes_total});
     }
-    if (std::holds_alternative<EndOfSegment>(item)) break;
-    if (const auto* record = std::get_if<GoodRecord>(&item)) {
-      if (is_last && record->prefix.head.type == RecordType::skeleton) {
-        // The writer was about to end the segment and did not get to it: what follows is written
-        // anew.
-        const JournalPosition at{segment, SegmentOffset{record->offset}};
-        recovery.torn_tail =
-            TornTail{at, source.bytes() - record->offset, "the segment's end is not whole", {}};
-        recovery.tail = at;
-        return;
-      }
-      ++recovery.records;
-      opening.add(*record);
-      if (is_last) recovery.tail_skeleton.add(record->offset, record->prefix, record->body);
-      if (hooks.check) {
-        if (const auto sound = hooks.check(*record); !sound) {
-          builder.add_bad(
-              segment, {record->offset, scanner.offset(), sound.error().message, record->prefix});
-          continue;
-        }
-      }
-      builder.add({segment, SegmentOffset{record->offset}}, record->prefix, record->body);
+    if (std::holds_alternative<EndOfSegment>(item)) return;
+    const auto* record = std::get_if<GoodRecord>(&item);
+    if (record == nullptr) {
+      builder.add_bad(segment, std::get<BadRegion>(item));
       continue;
     }
-    const auto& region = std::get<BadRegion>(item);
-    if (is_last) {
-      if (!ahead) {
-        const std::uint64_t from = region.end + format::alignment_gap(region.end);
-        ahead = look_ahead(segment, source, from, *recovery.index);
+    ++recovery.records;
+    if (hooks.check) {
+      if (const auto sound = hooks.check(*record); !sound) {
+        builder.add_bad(segment,
+                        {record->offset, scanner.offset(), sound.error().message, record->prefix});
+        continue;
       }
-      if (region.offset >= ahead->durable) {
-        if (!opening.complete() && ahead->durable == 0) {
-          recovery.torn_segment = segment;
-          return;
-        }
-        recovery.tail = JournalPosition{segment, SegmentOffset{region.offset}};
-        if (!region.unwritten) {
-          recovery.torn_tail = TornTail{*recovery.tail, source.bytes() - region.offset, region.what,
-                                        std::move(ahead->commits)};
-        }
-        return;
-      }
-      // With a skeleton the damage would be forgotten until somebody reads what it hit.
-      recovery.tail_is_damaged = true;
     }
-    builder.add_bad(segment, region);
+    builder.add({segment, SegmentOffset{record->offset}}, record->prefix, record->body);
   }
-  if (!is_last) return;
-  if (!opening.complete() && (!ahead || ahead->durable == 0)) {
-    recovery.torn_segment = segment;
-    return;
-  }
-  const std::uint64_t end = std::max<std::uint64_t>(scanner.offset(), format::kSegmentHeadBytes);
-  recovery.tail = JournalPosition{segment, SegmentOffset{end}};
 }
 
 namespace {
@@ -175,12 +63,13 @@ std::size_t pages_of(const format::RecordPrefix& prefix, ByteSpan front) {
 }
 
 /// One segment's file and what its head says.
-struct OpenSegment {
+struct SegmentInFile {
   StoreDirectory::SegmentFile where;
   UniqueFd fd;
   FileSource source;
   format::SegmentKind kind{};
-  std::string head_trouble;  ///< empty: the head is good
+  std::optional<format::SegmentSalt> salt;  ///< of a journal segment, as far as it is known
+  std::string head_trouble;                 ///< empty: the head is good
 };
 
 /// A damaged head does not say what kind of segment it is; its first record does. What has neither
@@ -193,7 +82,7 @@ format::SegmentKind guess_kind(const ByteSource& source) {
   return journal ? format::SegmentKind::journal : format::SegmentKind::archive;
 }
 
-Status check_head(const StoreDirectory& directory, OpenSegment& segment) {
+Status check_head(const StoreDirectory& directory, SegmentInFile& segment) {
   std::vector<std::byte> bytes(format::kSegmentHeadBytes);
   bytes.resize(segment.source.read_at(0, bytes));
   const auto head = format::decode_segment_head(bytes);
@@ -204,6 +93,7 @@ Status check_head(const StoreDirectory& directory, OpenSegment& segment) {
     }
     segment.head_trouble = head.error().message;
     segment.kind = guess_kind(segment.source);
+    segment.salt = find_salt(segment.where.id, segment.source);
     return {};
   }
   if (head->store != directory.id()) {
@@ -216,6 +106,7 @@ Status check_head(const StoreDirectory& directory, OpenSegment& segment) {
                                                     path(), segment_file_name(head->segment)));
   }
   segment.kind = head->kind;
+  segment.salt = head->salt;
   return {};
 }
 
@@ -242,17 +133,17 @@ class Recoverer {
   Status open_files();
   void read_journal();
   void read_archives();
-  void read_archive(OpenSegment& segment);
-  bool belongs(const OpenSegment& archive);
+  void read_archive(SegmentInFile& segment);
+  bool belongs(const SegmentInFile& archive);
   /// The sources that an archive names.
-  static std::optional<std::vector<SegmentId>> sources_of(const OpenSegment& archive);
+  static std::optional<std::vector<SegmentId>> sources_of(const SegmentInFile& archive);
   void note_missing();
   /// Reads a segment that is full: by its skeleton, or all of it if hooks_.check is set. False: it
   /// is not, or its end `may_be_torn` and is.
-  std::optional<format::Seal> read_sealed(const OpenSegment& segment, bool may_be_torn,
+  std::optional<format::Seal> read_sealed(const SegmentInFile& segment, bool may_be_torn,
                                           const RecordSink& sink);
-  void scan(const OpenSegment& segment, const SkeletonOutcome& skeleton, const RecordSink& sink);
-  void advance(const OpenSegment& segment);
+  void scan(const SegmentInFile& segment, const SkeletonOutcome& skeleton, const RecordSink& sink);
+  void advance(const SegmentInFile& segment);
   Damage& note(SegmentId segment, std::uint64_t offset, std::uint64_t bytes, std::string what) {
     return builder_.damage().emplace_back(
         Damage{{segment, SegmentOffset{offset}}, bytes, std::move(what), {}, {}});
@@ -265,8 +156,8 @@ class Recoverer {
   EpochAssembler assembler_;
   IndexBuilder builder_;
   Recovery recovery_;
-  std::vector<OpenSegment> journal_;
-  std::vector<OpenSegment> archives_;
+  std::vector<SegmentInFile> journal_;
+  std::vector<SegmentInFile> archives_;
   std::set<SegmentId> archived_;
   std::set<SegmentId> stood_for_;  ///< by archives that no list names
 };
@@ -274,15 +165,16 @@ class Recoverer {
 Status Recoverer::open_files() {
   VMSHADOW_ASSIGN(auto listing, directory_.list());
   recovery_.foreign = std::move(listing.foreign);
+  recovery_.spares = std::move(listing.spares);
   for (const StoreDirectory::SegmentFile& file : listing.segments) {
     recovery_.catalog->reserve(file.id);
     if (excluded_.contains(file.id)) {
       recovery_.leftovers.push_back(file);
       continue;
     }
-    VMSHADOW_ASSIGN(UniqueFd fd, io::open_for_reading(directory_.segment_path(file.tier, file.id)));
+    VMSHADOW_ASSIGN(UniqueFd fd, io::open_shared(directory_.segment_path(file.tier, file.id)));
     VMSHADOW_ASSIGN(FileSource source, FileSource::create(fd.get()));
-    OpenSegment segment{file, std::move(fd), source, {}, {}};
+    SegmentInFile segment{file, std::move(fd), source, {}, {}, {}};
     VMSHADOW_TRY(check_head(directory_, segment));
     recovery_.progress.bytes_total += source.bytes();
     (segment.kind == format::SegmentKind::journal ? journal_ : archives_)
@@ -291,12 +183,12 @@ Status Recoverer::open_files() {
   return {};
 }
 
-void Recoverer::advance(const OpenSegment& segment) {
+void Recoverer::advance(const SegmentInFile& segment) {
   recovery_.progress.bytes_done += segment.source.bytes();
   if (hooks_.progress) hooks_.progress(recovery_.progress);
 }
 
-std::optional<format::Seal> Recoverer::read_sealed(const OpenSegment& segment, bool may_be_torn,
+std::optional<format::Seal> Recoverer::read_sealed(const SegmentInFile& segment, bool may_be_torn,
                                                    const RecordSink& sink) {
   const SegmentId id = segment.where.id;
   const auto visit = [&](std::uint64_t offset, const format::RecordPrefix& prefix, ByteSpan front) {
@@ -315,7 +207,7 @@ std::optional<format::Seal> Recoverer::read_sealed(const OpenSegment& segment, b
 
 /// Reads every byte of a sealed segment. What the skeleton says of a damaged record goes to the
 /// sink as if it were good: reading it will fail, and only who needs it is hurt.
-void Recoverer::scan(const OpenSegment& segment, const SkeletonOutcome& skeleton,
+void Recoverer::scan(const SegmentInFile& segment, const SkeletonOutcome& skeleton,
                      const RecordSink& sink) {
   const SegmentId id = segment.where.id;
   const auto damaged = [&](const BadRegion& region) {
@@ -347,7 +239,7 @@ void Recoverer::scan(const OpenSegment& segment, const SkeletonOutcome& skeleton
   std::uint64_t reported = 0;
   while (true) {
     const ScanItem item = scanner.next();
-    if (hooks_.progress && scanner.offset() - reported >= kProgressBytes) {
+    if (hooks_.progress && scanner.offset() - reported >= kScanProgressBytes) {
       reported = scanner.offset();
       hooks_.progress({recovery_.progress.bytes_done + reported, recovery_.progress.bytes_total});
     }
@@ -370,13 +262,13 @@ void Recoverer::scan(const OpenSegment& segment, const SkeletonOutcome& skeleton
 
 void Recoverer::read_journal() {
   for (std::size_t i = 0; i < journal_.size(); ++i) {
-    const OpenSegment& segment = journal_[i];
+    const SegmentInFile& segment = journal_[i];
     const SegmentId id = segment.where.id;
     const bool is_last = i + 1 == journal_.size();
     if (!segment.head_trouble.empty()) {
       // All that a segment is begun with is durable before it is used.
-      if (is_last &&
-          look_ahead(id, segment.source, format::kSegmentHeadBytes, *index_).durable == 0) {
+      if (is_last && (!segment.salt || durable_beyond(id, *segment.salt, segment.source,
+                                                      format::kSegmentHeadBytes) == 0)) {
         recovery_.torn_segment = id;
         break;
       }
@@ -387,7 +279,11 @@ void Recoverer::read_journal() {
                               ByteSpan front) { builder_.add(at, prefix, front); },
                           [&](const BadRegion& region) { builder_.add_bad(id, region); }};
     const bool sealed = read_sealed(segment, is_last, sink).has_value();
-    if (!sealed) recover_segment(id, segment.source, is_last, hooks_, recovery_, builder_);
+    if (!sealed && is_last) {
+      recover_last_segment(id, *segment.salt, segment.source, hooks_, recovery_, builder_);
+    } else if (!sealed) {
+      recover_segment(id, segment.source, hooks_, recovery_, builder_);
+    }
     if (recovery_.torn_segment) break;
     recovery_.catalog->add(id, {format::SegmentKind::journal, segment.where.tier,
                                 segment.source.bytes(), sealed, true, 0});
@@ -396,7 +292,7 @@ void Recoverer::read_journal() {
   builder_.finish();
 }
 
-std::optional<std::vector<SegmentId>> Recoverer::sources_of(const OpenSegment& archive) {
+std::optional<std::vector<SegmentId>> Recoverer::sources_of(const SegmentInFile& archive) {
   SegmentScanner scanner(archive.source, format::kSegmentHeadBytes);
   const ScanItem first = scanner.next();
   const auto* record = std::get_if<GoodRecord>(&first);
@@ -408,14 +304,14 @@ std::optional<std::vector<SegmentId>> Recoverer::sources_of(const OpenSegment& a
 
 /// Whether an archive that no list names is part of the store: its replace record was lost, or it
 /// was not written yet. In the second case all that it was made from is still there.
-bool Recoverer::belongs(const OpenSegment& archive) {
+bool Recoverer::belongs(const SegmentInFile& archive) {
   const SegmentId id = archive.where.id;
   if (builder_.expected().contains(id)) return true;
   // Replaced itself; or not finished, when nothing that it was made from was given up for it.
   if (builder_.removed().contains(id)) return false;
   if (!visit_skeleton(archive.source, id, [](auto...) {}).visited) return false;
   const auto present = [&](SegmentId source) {
-    const auto is = [&](const OpenSegment& segment) { return segment.where.id == source; };
+    const auto is = [&](const SegmentInFile& segment) { return segment.where.id == source; };
     return excluded_.contains(source) || std::any_of(journal_.begin(), journal_.end(), is) ||
            std::any_of(archives_.begin(), archives_.end(), is);
   };
@@ -429,7 +325,7 @@ bool Recoverer::belongs(const OpenSegment& archive) {
                       [&](const auto& entry) { return present(entry.first); });
 }
 
-void Recoverer::read_archive(OpenSegment& segment) {
+void Recoverer::read_archive(SegmentInFile& segment) {
   const SegmentId id = segment.where.id;
   if (!segment.head_trouble.empty()) note(id, 0, format::kSegmentHeadBytes, segment.head_trouble);
   std::uint64_t record_bytes = 0;
@@ -474,7 +370,7 @@ void Recoverer::read_archive(OpenSegment& segment) {
 }
 
 void Recoverer::read_archives() {
-  for (OpenSegment& segment : archives_) {
+  for (SegmentInFile& segment : archives_) {
     if (belongs(segment)) {
       read_archive(segment);
     } else {
@@ -504,7 +400,7 @@ void Recoverer::note_missing() {
 Result<Recovery> Recoverer::run() {
   VMSHADOW_TRY(open_files());
   read_journal();
-  for (const OpenSegment& segment : journal_) {
+  for (const SegmentInFile& segment : journal_) {
     const SegmentId id = segment.where.id;
     if (!builder_.expected().contains(id) && recovery_.torn_segment != id) archived_.insert(id);
   }

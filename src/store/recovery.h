@@ -1,10 +1,9 @@
 // Finds out what a store's segments hold, what is damaged, and where the journal's writer stopped.
 //
 // Sealed segments are read by their skeletons; the last journal segment, and any whose skeleton is
-// lost, record by record: each record's checksums, order, chain and counts are then checked. A bad
-// place in the last journal segment, at or behind everything a later record says was durable, is a
-// torn tail: the journal ends there. Any other bad place is damage: it is reported, and costs the
-// epochs that need it, no others.
+// lost, record by record: each record's checksums, order, chain and counts are then checked. Where
+// the last journal segment ends, last_segment.h says. Any bad place before that is damage: it is
+// reported, and costs the epochs that need it, no others.
 #pragma once
 
 #include <functional>
@@ -38,6 +37,9 @@ struct ScanHooks {
   std::function<Status(const GoodRecord&)> check;
 };
 
+/// How often progress is told.
+inline constexpr std::uint64_t kScanProgressBytes = std::uint64_t{8} << 20;
+
 struct Recovery {
   std::shared_ptr<JournalIndex> index;
   std::shared_ptr<SegmentCatalog> catalog;  ///< the segments that count
@@ -50,8 +52,10 @@ struct Recovery {
   /// The last journal segment, if it is not sealed: where it ends, and its skeleton so far.
   std::optional<format::JournalPosition> tail;
   format::SkeletonWriter tail_skeleton;
+  format::SegmentSalt tail_salt{};
   bool tail_is_damaged{};
   std::vector<StoreDirectory::SegmentFile> leftovers;  ///< files that no longer count
+  std::vector<StoreDirectory::SegmentFile> spares;     ///< files to be written anew
   std::uint64_t unknown_bytes{};                       ///< of damage that may have hidden a grant
   std::uint64_t records{};
   ScanProgress progress;
@@ -63,9 +67,10 @@ struct Recovery {
 [[nodiscard]] Result<Recovery> recover(const StoreDirectory& directory,
                                        const ScanHooks& hooks = {});
 
-/// One journal segment's records into `recovery` and `builder`, from behind its head, one by one.
-/// `is_last`: a torn tail is possible. Public for the fuzzer.
-void recover_segment(SegmentId segment, const ByteSource& source, bool is_last,
-                     const ScanHooks& hooks, Recovery& recovery, IndexBuilder& builder);
+/// One journal segment's records into `recovery` and `builder`, from behind its head, one by one:
+/// of one that is not the last, all of which was durable (last_segment.h has the other). Public for
+/// the fuzzer.
+void recover_segment(SegmentId segment, const ByteSource& source, const ScanHooks& hooks,
+                     Recovery& recovery, IndexBuilder& builder);
 
 }  // namespace vmshadow::store

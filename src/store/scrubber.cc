@@ -34,7 +34,7 @@ bool Scrubber::begin_next_segment() {
   for (const auto& [id, facts] : catalog_.all()) {
     if (id <= last_ || !facts.sealed || !facts.listed || facts.missing) continue;
     last_ = id;
-    auto fd = io::open_for_reading(catalog_.directory().segment_path(facts.tier, id));
+    auto fd = io::open_shared(catalog_.directory().segment_path(facts.tier, id));
     if (!fd) continue;  // archived just now
     const auto source = FileSource::create(fd->get());
     if (!source) continue;

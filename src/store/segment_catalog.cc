@@ -37,6 +37,7 @@ void SegmentCatalog::set_bytes(SegmentId id, std::uint64_t bytes, bool sealed) {
   VMSHADOW_ASSERT(found != segments_.end());
   found->second.bytes = bytes;
   found->second.sealed = sealed;
+  if (sealed) found->second.file_bytes = 0;
 }
 
 void SegmentCatalog::set_listed(const std::vector<SegmentId>& ids, bool listed) {
@@ -76,11 +77,23 @@ std::vector<format::SegmentEntry> SegmentCatalog::entries() const {
   return entries;
 }
 
+void SegmentCatalog::set_spare_bytes(TierIndex tier, std::uint64_t bytes) {
+  const std::lock_guard lock(mutex_);
+  spare_bytes_[tier] = bytes;
+}
+
+std::uint64_t SegmentCatalog::spare_bytes(TierIndex tier) const {
+  const std::lock_guard lock(mutex_);
+  const auto found = spare_bytes_.find(tier);
+  return found == spare_bytes_.end() ? 0 : found->second;
+}
+
 std::uint64_t SegmentCatalog::tier_bytes(TierIndex tier) const {
   const std::lock_guard lock(mutex_);
-  std::uint64_t bytes = 0;
+  const auto spare = spare_bytes_.find(tier);
+  std::uint64_t bytes = spare == spare_bytes_.end() ? 0 : spare->second;
   for (const auto& [id, facts] : segments_) {
-    if (facts.tier == tier && !facts.missing) bytes += facts.bytes;
+    if (facts.tier == tier && !facts.missing) bytes += facts.disk_bytes();
   }
   return bytes;
 }

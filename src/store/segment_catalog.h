@@ -30,6 +30,9 @@ struct SegmentFacts {
   std::uint64_t record_bytes{};
   /// Its file is lost; what should be there is known from a list.
   bool missing{};
+  /// What its file takes if that is more than `bytes`: a recycled one, until it is sealed.
+  std::uint64_t file_bytes{};
+  [[nodiscard]] std::uint64_t disk_bytes() const { return bytes > file_bytes ? bytes : file_bytes; }
 };
 
 class SegmentCatalog {
@@ -53,7 +56,10 @@ class SegmentCatalog {
   [[nodiscard]] std::map<SegmentId, SegmentFacts> all() const;
   /// Those listed, as segment_list records have them, by number.
   [[nodiscard]] std::vector<format::SegmentEntry> entries() const;
-  /// What the files of a tier take.
+  /// What the spare files of a tier take (spare_segments.h).
+  void set_spare_bytes(TierIndex tier, std::uint64_t bytes);
+  [[nodiscard]] std::uint64_t spare_bytes(TierIndex tier) const;
+  /// What the files of a tier take, spare ones included.
   [[nodiscard]] std::uint64_t tier_bytes(TierIndex tier) const;
   /// How many segments are listed.
   [[nodiscard]] std::size_t listed() const;
@@ -65,6 +71,7 @@ class SegmentCatalog {
   mutable std::mutex mutex_;
   std::map<SegmentId, SegmentFacts> segments_;
   SegmentId newest_{0};
+  std::map<TierIndex, std::uint64_t> spare_bytes_;
 };
 
 }  // namespace vmshadow::store

@@ -15,7 +15,7 @@ Result<std::shared_ptr<const SegmentFiles::OpenFile>> SegmentFiles::file(Segment
   std::weak_ptr<const OpenFile>& known = open_[id];
   if (auto file = known.lock()) return file;
   VMSHADOW_ASSIGN(const std::string path, catalog_->path(id));
-  VMSHADOW_ASSIGN(UniqueFd opened, io::open_for_reading(path));
+  VMSHADOW_ASSIGN(UniqueFd opened, io::open_shared(path));
   UniqueFd past_cache = io::open_past_cache(opened.get());
   const auto file =
       std::make_shared<const OpenFile>(OpenFile{std::move(opened), std::move(past_cache)});

@@ -32,7 +32,8 @@ class SegmentFiles {
     UniqueFd fd;
     UniqueFd past_cache;  ///< empty: there is no such way
   };
-  /// Opened files stay readable, even once the store has archived and removed them.
+  /// Opened files stay readable and what they are, even once the store has archived and removed
+  /// them: their locks (io::open_shared) keep it from writing them anew.
   using Hold = std::vector<std::shared_ptr<const OpenFile>>;
   /// Opens these segments and keeps them open as long as the hold lives. Errc::not_found if one is
   /// gone already: whoever asked knows an old state of the index.

@@ -55,6 +55,12 @@ Result<format::Seal> read_seal(RecordReader& reader, const ByteSource& source, S
   if (record->prefix.head.type != RecordType::seal) return fail(Errc::not_found, "no seal");
   VMSHADOW_ASSIGN(const format::Seal seal, format::decode_seal(record->body));
   if (seal.segment != segment) return fail(Errc::corrupt, "the seal is another segment's");
+  std::vector<std::byte> head_bytes(format::kSegmentHeadBytes);
+  head_bytes.resize(source.read_at(0, head_bytes));
+  // A head that is damaged does not say.
+  if (const auto head = format::decode_segment_head(head_bytes); head && head->salt != seal.salt) {
+    return fail(Errc::corrupt, "the seal is not that of the segment's head");
+  }
   if (seal.skeleton_offset < format::kSegmentHeadBytes ||
       format::alignment_gap(seal.skeleton_offset) != 0 ||
       seal.skeleton_offset > bytes - format::kSealBlockBytes) {

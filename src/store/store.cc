@@ -38,6 +38,7 @@ struct Store::State {
   std::uint64_t generation_slack{};
   std::unique_ptr<VmStates> states;
   CommitFigures commits;
+  std::unique_ptr<SpareSegments> spares;
   std::unique_ptr<LogWriter> log;
   std::unique_ptr<Maintenance> maintenance;
 
@@ -102,8 +103,10 @@ constexpr std::uint64_t kGrantRecordBytesMin =
 
 void report(const std::string& path, const Recovery& recovery) {
   if (const auto& torn = recovery.torn_tail) {
-    spdlog::info("store '{}': cut {} bytes of unfinished writing off segment {} at offset {}", path,
-                 torn->bytes, segment_file_name(torn->at.segment), torn->at.offset.value);
+    spdlog::info(
+        "store '{}': cut {} bytes of unfinished writing, or of what the file held before, off "
+        "segment {} at offset {}",
+        path, torn->bytes, segment_file_name(torn->at.segment), torn->at.offset.value);
     for (const std::string& commit : torn->commits) {
       spdlog::warn(
           "store '{}': {} was in what was cut off; it was never acknowledged, unless the "
@@ -136,8 +139,8 @@ Status settle(Recovery& recovery, io::FileSystem& files) {
   VMSHADOW_TRY(file->truncate(end));
   recovery.catalog->set_bytes(id, end, false);
   if (recovery.tail_is_damaged) return {};
-  const std::vector<std::byte> bytes =
-      format::encode_segment_end(id, end, recovery.tail_skeleton, *recovery.tail);
+  const std::vector<std::byte> bytes = format::encode_segment_end(
+      id, end, recovery.tail_skeleton, *recovery.tail, recovery.tail_salt);
   const ByteSpan piece = bytes;
   auto sealed = file->write({&piece, 1}, end, io::Durability::durable);
   if (!sealed && sealed.error().code == Errc::no_space) {
@@ -199,12 +202,14 @@ Result<std::unique_ptr<Store>> Store::open(const std::string& path, const Clock&
     }
   }
   state->states = std::make_unique<VmStates>(*state->index, options.retention);
-  state->log =
-      std::make_unique<LogWriter>(*state->catalog, *state->log_files, clock, options.log,
-                                  [raw = state.get()](SegmentId id) { return raw->opening(id); });
+  state->spares = std::make_unique<SpareSegments>(*state->catalog, spare_limits(options.log));
+  VMSHADOW_TRY(state->spares->adopt(recovery.spares, *state->log_files));
+  state->log = std::make_unique<LogWriter>(
+      OpenSegment::Ground{*state->catalog, *state->log_files, clock, *state->spares}, options.log,
+      [raw = state.get()](SegmentId id) { return raw->opening(id); });
   state->maintenance = std::make_unique<Maintenance>(
       Maintenance::Ground{*state->catalog, *state->index, *state->segments, clock, *state->log,
-                          *state->states},
+                          *state->states, *state->spares},
       std::move(maintenance_files), options.maintenance);
   if (options.background_maintenance) state->maintenance->start_in_background();
   return std::unique_ptr<Store>(
@@ -342,9 +347,11 @@ StoreStats Store::stats() const {
   stats.page_versions = totals.page_versions;
   stats.index_bytes = totals.memory_bytes;
   stats.ingested_bytes = state.log->ingested_bytes();
-  stats.written_bytes = state.log->written_bytes() + figures.moved_bytes;
+  stats.written_bytes = state.log->written_bytes() + figures.moved_bytes + figures.ahead_bytes;
+  stats.ahead_bytes = figures.ahead_bytes;
   stats.moved_bytes = figures.moved_bytes;
   stats.removed_bytes = figures.removed_bytes;
+  stats.recycled_segments = state.spares->taken();
   stats.scrubbed_bytes = figures.scrubbed_bytes;
   stats.scrub_rounds = figures.scrub_rounds;
   stats.salvaged_pages = figures.salvaged_pages;
@@ -356,9 +363,11 @@ StoreStats Store::stats() const {
     TierStats tier;
     tier.name = tier_kind_name(kind);
     for (TierIndex i = 0; i < tiers.size(); ++i) {
-      if (tiers[i].kind != kind) continue;
-      tier.directories.push_back(tiers[i].path);
-      tier.capacity_bytes += tiers[i].capacity_bytes;
+      const TierDirectory& directory = tiers[i];
+      if (directory.kind != kind) continue;
+      tier.spare_bytes += state.catalog->spare_bytes(i);
+      tier.directories.push_back(directory.path);
+      tier.capacity_bytes += directory.capacity_bytes;
       // A file system that cannot be asked has none.
       const std::uint64_t room = tier_room(*state.catalog, i);
       if (room != UINT64_MAX) tier.free_bytes += room;
@@ -369,7 +378,7 @@ StoreStats Store::stats() const {
     }
     for (const auto& [id, facts] : segments) {
       if (tiers[facts.tier].kind != kind || facts.missing) continue;
-      tier.stored_bytes += facts.bytes;
+      tier.stored_bytes += facts.disk_bytes();
       if (const auto live = totals.live_bytes.find(id); live != totals.live_bytes.end()) {
         tier.live_bytes += live->second;
       }

@@ -14,10 +14,11 @@ struct TierStats {
   std::vector<std::string> directories;
   std::uint64_t capacity_bytes{};  ///< 0: as much as the file system has
   std::uint64_t stored_bytes{};    ///< segment files
+  std::uint64_t spare_bytes{};     ///< files kept for the next segments; not of `stored_bytes`
   /// What the tier may still take: of its capacity, and of its file systems. Directories on one
   /// file system each count that one's room.
   std::uint64_t free_bytes{};
-  std::uint64_t live_bytes{};  ///< of those, records that a kept epoch needs
+  std::uint64_t live_bytes{};  ///< of stored_bytes, records that a kept epoch needs
   /// For who wanted an epoch (restores, exports, sidecars), since the store was opened.
   std::uint64_t read_bytes{};
 };
@@ -41,17 +42,20 @@ struct StoreStats {
   std::uint64_t ingested_bytes{};   ///< records taken from sidecars since the store was opened
   DurationBuckets::Counts commits;  ///< since then, as CommitFigures has them
   std::uint64_t refused_epochs{};
-  std::uint64_t queued_bytes{};    ///< records that wait to be written
-  std::uint64_t spare_bytes{};     ///< memory kept for the next records
-  bool poisoned{};                 ///< a write or sync failed: nothing is taken until a restart
-  std::uint64_t written_bytes{};   ///< all bytes written to segments since then
-  std::uint64_t moved_bytes{};     ///< of those, by draining, compaction and moves between tiers
-  std::uint64_t removed_bytes{};   ///< of segments that were let go since then
-  std::uint64_t scrubbed_bytes{};  ///< read again and checked since then
-  std::uint64_t scrub_rounds{};    ///< how often all of it was
-  std::uint64_t salvaged_pages{};  ///< of damaged groups that were rewritten: whole all the same
-  std::uint64_t repaired_pages{};  ///< taken from another copy in the store
-  std::uint64_t lost_pages{};      ///< of which there was none
+  std::uint64_t queued_bytes{};       ///< records that wait to be written
+  std::uint64_t spare_bytes{};        ///< memory kept for the next records
+  bool poisoned{};                    ///< a write or sync failed: nothing is taken until a restart
+  std::uint64_t written_bytes{};      ///< all bytes written to segments since then
+  std::uint64_t moved_bytes{};        ///< of those, by draining, compaction and moves between tiers
+  std::uint64_t ahead_bytes{};        ///< of those, to files for segments to come
+  std::uint64_t removed_bytes{};      ///< of segments that were let go since then
+  std::uint64_t ahead_bytes{};        ///< of those, to files for segments to come
+  std::uint64_t scrubbed_bytes{};     ///< read again and checked since then
+  std::uint64_t scrub_rounds{};       ///< how often all of it was
+  std::uint64_t salvaged_pages{};     ///< of damaged groups that were rewritten: whole all the same
+  std::uint64_t repaired_pages{};     ///< taken from another copy in the store
+  std::uint64_t lost_pages{};         ///< of which there was none
+  std::uint64_t recycled_segments{};  ///< begun in a spare file, since the store was opened
   std::uint64_t journal_segments{};
   std::uint64_t archive_segments{};
 };

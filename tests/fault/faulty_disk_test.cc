@@ -3,6 +3,8 @@
 #include <gtest/gtest.h>
 
 #include <cerrno>
+#include <filesystem>
+#include <set>
 
 #include "io/file.h"
 #include "support/faulty_file.h"
@@ -40,6 +42,34 @@ TEST_F(FaultyDiskTest, ATornWriteLeavesWholeSectors) {
   }
   EXPECT_GT(there, 10u);
   EXPECT_LT(there, 54u);
+}
+
+TEST(FaultyDiskCrashTest, WhatIsWrittenOverIsOldOrNewSectorBySector) {
+  const std::string old_text(64 * 512, 'x');
+  const std::string new_text(64 * 512, 'z');
+  std::set<std::string> sectors;
+  bool mixed = false;
+  for (std::uint64_t seed = 0; seed < 10; ++seed) {
+    const TempDir temp;
+    const std::string path = temp.file("file");
+    FaultyDisk disk;
+    const auto files = disk.file_system();
+    {
+      const auto file = *files->create(path);
+      const ByteSpan before = std::as_bytes(std::span(old_text));
+      ASSERT_TRUE(file->write({&before, 1}, 0, io::Durability::durable));
+      ASSERT_TRUE(files->sync_directory(std::filesystem::path(path).parent_path()));
+      const ByteSpan after = std::as_bytes(std::span(new_text));
+      ASSERT_TRUE(file->write({&after, 1}, 0, io::Durability::buffered));
+    }
+    disk.crash(seed);
+    const std::string left = *io::read_small_file(path, 1 << 20);
+    ASSERT_EQ(left.size(), old_text.size());
+    for (std::size_t at = 0; at < left.size(); at += 512) sectors.insert(left.substr(at, 512));
+    mixed = mixed || (left != old_text && left != new_text);
+  }
+  EXPECT_EQ(sectors, (std::set{std::string(512, 'x'), std::string(512, 'z')}));
+  EXPECT_TRUE(mixed);
 }
 
 TEST_F(FaultyDiskTest, AShortWriteKeepsItsBeginning) {

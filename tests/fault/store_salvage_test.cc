@@ -140,6 +140,7 @@ class SalvageTest : public testing::Test {
   std::vector<Place> groups_of(Epoch epoch) const {
     std::vector<Place> places;
     for (const auto& file : std::filesystem::directory_iterator(dir() + "/segments")) {
+      if (file.path().extension() != ".seg") continue;  // what a spare file holds means nothing
       std::ifstream in(file.path(), std::ios::binary);
       const std::string text{std::istreambuf_iterator<char>(in), std::istreambuf_iterator<char>()};
       const auto bytes = std::as_bytes(std::span(text));

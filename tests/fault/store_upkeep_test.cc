@@ -87,6 +87,7 @@ class UpkeepWorkload {
   std::vector<Error> errors;
   std::uint64_t passes = 0;
   std::uint64_t built_on_base = 0;
+  std::uint64_t recycled = 0;  ///< segments that were begun in the file of another
 
  private:
   void run_opened(Store& store) {
@@ -120,6 +121,7 @@ class UpkeepWorkload {
         }
       }
     }
+    recycled += store.stats().recycled_segments;
   }
   /// The generation of the newest committed epoch, told to the session, if `maker` made it last.
   std::optional<Generation> base_of(EpochSession& session, const EpochMaker& maker) {
@@ -175,6 +177,7 @@ class StoreUpkeepTest : public testing::TestWithParam<bool> {
     EXPECT_TRUE(workload.errors.empty()) << workload.errors[0].message;
     EXPECT_EQ(workload.passes, 6u);
     EXPECT_EQ(workload.built_on_base, 1u);
+    EXPECT_GT(workload.recycled, 3u);
     const auto reader = Reader::open(temp.file("store"));
     EXPECT_TRUE(reader) << reader.error().message;
     if (!reader) return 0;

@@ -62,6 +62,11 @@ void decode_bodies(ByteSpan body) {
     append_body(encoded, *pad);
     expect_same(encoded, body.first(sizeof(PadBytes)));
   }
+  if (const auto mark = decode_mark(body)) {
+    encoded.clear();
+    append_body(encoded, *mark);
+    expect_same(encoded, body.first(sizeof(MarkBytes)));
+  }
   std::uint64_t entries = 0;
   std::uint64_t end = kSegmentHeadBytes;
   const auto skeleton = for_each_skeleton_entry(body, [&](const SkeletonEntry& entry) {

@@ -6,6 +6,8 @@
 //
 //   type (1, index into kTypes)  sequence (1)  who (1: VM, generation, epoch)  body bytes (le16)
 //   body
+//
+// A mark without a body is made to be the right one for what stands before it.
 #include <array>
 #include <cstddef>
 #include <cstdint>
@@ -14,6 +16,7 @@
 
 #include "base/assert.h"
 #include "format/journal.h"
+#include "store/last_segment.h"
 #include "store/recovery.h"
 #include "store/segment_skeleton.h"
 
@@ -41,19 +44,30 @@ constexpr std::array kTypes = {RecordType::machine,
                                RecordType::loss,
                                RecordType::sealed_machine,
                                RecordType::sealed_page_group,
-                               RecordType::sealed_device_state};
+                               RecordType::sealed_device_state,
+                               RecordType::mark};
 const std::array<std::string, 2> kNames = {"web1", "db"};
+
+constexpr format::SegmentSalt kSalt{std::byte{7}};
 
 std::vector<std::byte> cook(ByteSpan recipe) {
   std::vector<std::byte> segment(format::kSegmentHeadBytes);
+  std::uint64_t begin = segment.size();
   while (recipe.size() >= 5) {
     const auto at = [&](std::size_t i) { return std::to_integer<unsigned>(recipe[i]); };
     const format::RecordHead head{kTypes[at(0) % kTypes.size()], at(1), vm_id(kNames[at(2) & 1]),
                                   Generation{at(2) >> 1 & 3}, Epoch{at(2) >> 3}};
     const std::size_t wanted = at(3) | at(4) << 8;
     const ByteSpan body = recipe.subspan(5, std::min(wanted, recipe.size() - 5));
-    format::append_record(segment, head, body);
-    segment.resize(segment.size() + format::alignment_gap(segment.size()));
+    if (head.type == RecordType::mark && body.empty()) {
+      const format::JournalPosition at{SegmentId{1}, SegmentOffset{begin}};
+      const std::uint64_t chain = format::chain_records(0, ByteSpan(segment).subspan(begin));
+      format::append_mark(segment, segment.size(), format::kSealBlockBytes, {at, kSalt, chain, at});
+      begin = segment.size();
+    } else {
+      format::append_record(segment, head, body);
+      segment.resize(segment.size() + format::alignment_gap(segment.size()));
+    }
     recipe = recipe.subspan(5 + body.size());
   }
   return segment;
@@ -66,7 +80,12 @@ void recover_all(ByteSpan segment, bool is_last) {
   store::IndexBuilder builder(*recovery.index, assembler);
   const store::MemorySource source(segment);
   builder.begin_segment(SegmentId{1});
-  store::recover_segment(SegmentId{1}, source, is_last, {}, recovery, builder);
+  if (is_last) {
+    const auto salt = store::find_salt(SegmentId{1}, source).value_or(kSalt);
+    store::recover_last_segment(SegmentId{1}, salt, source, {}, recovery, builder);
+  } else {
+    store::recover_segment(SegmentId{1}, source, {}, recovery, builder);
+  }
   builder.finish();
   assembler.assemble(*recovery.index, builder.damage());
   for (const store::Damage& damage : builder.damage()) {

@@ -190,20 +190,26 @@ std::map<std::string, std::vector<std::byte>> golden_files() {
 
   format::StoreId store{};
   for (std::size_t i = 0; i < store.size(); ++i) store[i] = static_cast<std::byte>(i);
+  format::SegmentSalt salt{};
+  for (std::size_t i = 0; i < salt.size(); ++i) salt[i] = static_cast<std::byte>(0x20 + i);
   Bytes& segment = files["segment.bin"];
-  segment = format::encode_segment_head({store, SegmentId{1}, wall});
+  segment =
+      format::encode_segment_head({store, SegmentId{1}, wall, format::SegmentKind::journal, salt});
   std::vector<Bytes> all = epoch;
   all.insert(all.begin(), files["grant.bin"]);
   all.push_back(files["commit.bin"]);
-  all.push_back(files["pad.bin"]);
   format::SkeletonWriter skeleton;
   for (const Bytes& bytes : all) {
     skeleton.add(segment.size(), bytes);
     format::append_bytes(segment, bytes);
     segment.resize(segment.size() + format::alignment_gap(segment.size()));
   }
-  format::append_bytes(segment,
-                       format::encode_segment_end(SegmentId{1}, segment.size(), skeleton, durable));
+  format::Mark mark{durable, salt, 0, durable};
+  mark.chain = format::chain_records(0, ByteSpan(segment).subspan(format::kSegmentHeadBytes));
+  format::append_record(files["mark.bin"], {RecordType::mark, 0, {}, {}, {}}, body_of(mark));
+  format::append_mark(segment, segment.size(), format::kSealBlockBytes, mark);
+  format::append_bytes(
+      segment, format::encode_segment_end(SegmentId{1}, segment.size(), skeleton, durable, salt));
   return files;
 }
 

@@ -68,6 +68,8 @@ Result<StoreProgram> StoreProgram::start(const std::string& directory,
   ProcessOptions options;
   options.argv = {program_path("vmshadow-store"),    "--dir",       directory, "--listen",
                   fmt::format("127.0.0.1:{}", port), "--print-port"};
+  // These stores are small: the files that it writes ahead would be larger than all else in them.
+  options.argv.insert(options.argv.end(), {"--spares", "0"});
   options.argv.insert(options.argv.end(), extra_args.begin(), extra_args.end());
   options.stdout_file = store.scratch_->file("port");
   options.stderr_file = store.scratch_->file("messages");

@@ -35,7 +35,7 @@ std::string read_text(const std::string& path) {
 }
 
 std::string golden_path(const std::string& name) {
-  return kRoot + "/tests/unit/golden/format-v3/" + name;
+  return kRoot + "/tests/unit/golden/format-v4/" + name;
 }
 
 Bytes golden(const std::string& name) {
@@ -45,7 +45,8 @@ Bytes golden(const std::string& name) {
 }
 
 bool belongs_to_a_vm(RecordType type) {
-  return type != RecordType::pad && type != RecordType::segment_list && type != RecordType::replace;
+  return type != RecordType::pad && type != RecordType::mark && type != RecordType::segment_list &&
+         type != RecordType::replace;
 }
 
 /// The body of a golden record whose prefix and checksums hold.
@@ -160,6 +161,11 @@ TEST(GoldenTest, JournalRecordsDecode) {
   const auto pad = decode_pad(golden_body("pad.bin", RecordType::pad));
   ASSERT_TRUE(pad);
   EXPECT_EQ(pad->durable, durable);
+  const auto mark = decode_mark(golden_body("mark.bin", RecordType::mark));
+  ASSERT_TRUE(mark);
+  EXPECT_EQ(mark->begin, durable);
+  EXPECT_EQ(mark->salt[15], std::byte{0x2f});
+  EXPECT_EQ(mark->durable, durable);
 }
 
 TEST(GoldenTest, WhatAStoreKeepsDecodes) {
@@ -237,13 +243,14 @@ TEST(GoldenTest, TheSegmentDecodesFromItsEnd) {
   EXPECT_EQ(head->kind, SegmentKind::journal);
   EXPECT_EQ(head->created_wall, WallTime{1'700'000'000'004'000'000});
   EXPECT_EQ(head->store[15], std::byte{15});
+  EXPECT_EQ(head->salt[15], std::byte{0x2f});
 
-  ASSERT_EQ(segment.size(), 16'384u);
+  ASSERT_EQ(segment.size(), 20'480u);
   const ByteSpan last = ByteSpan(segment).subspan(segment.size() - kSealBlockBytes);
   const auto seal = decode_seal(last.subspan(kRecordPrefixBytes, sizeof(SealBytes)));
   ASSERT_TRUE(seal);
   EXPECT_EQ(seal->segment, SegmentId{1});
-  EXPECT_EQ(seal->skeleton_offset, 9144u);
+  EXPECT_EQ(seal->skeleton_offset, 12'288u);
   EXPECT_EQ(seal->skeleton_count, 1u);
   EXPECT_EQ(seal->record_count, 8u);
   const ByteSpan skeleton = ByteSpan(segment).subspan(seal->skeleton_offset);
@@ -259,9 +266,14 @@ TEST(GoldenTest, TheSegmentDecodesFromItsEnd) {
   }));
   std::vector<Found> records = walk(segment);
   std::erase_if(records, [&](const Found& f) {
-    return f.offset >= seal->skeleton_offset || f.type == RecordType::pad;
+    return f.offset >= seal->skeleton_offset || f.type == RecordType::mark;
   });
   EXPECT_EQ(entries, records);
+  // The mark is that of the batch before it.
+  const auto mark = decode_mark(golden_body("mark.bin", RecordType::mark));
+  ASSERT_TRUE(mark);
+  EXPECT_EQ(mark->salt, head->salt);
+  EXPECT_EQ(mark->chain, chain_records(0, ByteSpan(segment).subspan(4096, 9064 - 4096)));
 }
 
 TEST(GoldenTest, WireRecordsDecode) {
@@ -312,7 +324,7 @@ Bytes cut(const Bytes& bytes, std::uint64_t offset, std::size_t count) {
 
 TEST(GoldenTest, TheDocumentsShowTheseBytes) {
   const std::string store = read_text(kRoot + "/docs/store-format.md");
-  for (const char* name : {"grant.bin", "commit.bin", "pad.bin", "zero_pages.bin",
+  for (const char* name : {"grant.bin", "commit.bin", "pad.bin", "mark.bin", "zero_pages.bin",
                            "page_group_lz4.bin", "vm_state.bin", "segment_list.bin", "replace.bin",
                            "archived_epoch.bin", "loss.bin", "sealed_page_group.bin"}) {
     EXPECT_EQ(example(store, name), golden(name)) << name;
@@ -321,8 +333,8 @@ TEST(GoldenTest, TheDocumentsShowTheseBytes) {
   EXPECT_EQ(example(store, "segment head"), cut(segment, 0, sizeof(SegmentHeadBytes)));
   const std::size_t first_entry = sizeof(SkeletonEntryBytes) + sizeof(GrantBytes) + 4;
   EXPECT_EQ(example(store, "skeleton, first entry"),
-            cut(segment, 9144, kRecordPrefixBytes + first_entry));
-  EXPECT_EQ(example(store, "seal"), cut(segment, 12'288, kRecordPrefixBytes + sizeof(SealBytes)));
+            cut(segment, 12'288, kRecordPrefixBytes + first_entry));
+  EXPECT_EQ(example(store, "seal"), cut(segment, 16'384, kRecordPrefixBytes + sizeof(SealBytes)));
   const std::string wire = read_text(kRoot + "/docs/wire-format.md");
   for (const char* name : {"hello.bin", "welcome.bin", "device_state.bin", "epoch_end.bin",
                            "ack.bin", "refusal.bin", "base_hashes.bin", "base_end.bin"}) {
@@ -339,6 +351,7 @@ TEST(GoldenTest, TheDocumentLaysOutTheSegment) {
                                                    {"epoch_end", RecordType::epoch_end},
                                                    {"commit", RecordType::commit},
                                                    {"pad", RecordType::pad},
+                                                   {"mark", RecordType::mark},
                                                    {"skeleton", RecordType::skeleton},
                                                    {"seal", RecordType::seal}};
   const std::string store = read_text(kRoot + "/docs/store-format.md");

@@ -268,7 +268,7 @@ Bytes epoch_end_body() {
 }
 
 /// One record of each type a segment can hold, the bodies that are too large to stand twice, and
-/// pads, which do not count.
+/// pads and marks, which do not count.
 std::vector<Bytes> all_records() {
   return {
       record_of(RecordType::segment_list, body_of(SegmentList{{kJournal}, 1})),
@@ -286,6 +286,7 @@ std::vector<Bytes> all_records() {
       record_of(RecordType::device_state, Bytes(1 << 20, std::byte{1})),
       record_of(RecordType::device_state, {}),
       record_of(RecordType::pad, Bytes(4000)),
+      record_of(RecordType::mark, Bytes(56)),
       record_of(RecordType::epoch_end, epoch_end_body()),
       record_of(RecordType::commit, body_of(Commit{})),
       record_of(RecordType::replace, body_of(Replace{{SegmentId{1}}, {kArchive}, {}})),
@@ -305,7 +306,8 @@ std::vector<Placed> placed(const std::vector<Bytes>& records, SkeletonWriter& wr
   std::uint64_t offset = kSegmentHeadBytes;
   for (const Bytes& record : records) {
     writer.add(offset, record);
-    if (decode_prefix(record)->head.type != RecordType::pad) all.push_back({offset, record});
+    const RecordType type = decode_prefix(record)->head.type;
+    if (type != RecordType::pad && type != RecordType::mark) all.push_back({offset, record});
     offset += record.size();
     offset += alignment_gap(offset);
   }
@@ -406,7 +408,8 @@ TEST(SkeletonTest, RefusesWhatIsNoListOfEntries) {
 }
 
 TEST(SkeletonTest, RefusesAnEntryForWhatASegmentEndsWith) {
-  for (const RecordType type : {RecordType::pad, RecordType::skeleton, RecordType::seal}) {
+  for (const RecordType type :
+       {RecordType::pad, RecordType::mark, RecordType::skeleton, RecordType::seal}) {
     const Bytes record = record_of(type, Bytes(40));
     Bytes body;
     SkeletonEntryBytes entry;
@@ -420,7 +423,7 @@ TEST(SkeletonTest, RefusesAnEntryForWhatASegmentEndsWith) {
 }
 
 TEST(SealTest, RoundTripsAndBounds) {
-  const Seal seal{SegmentId{9}, 8192, 2, 0x1122334455667788, 40};
+  const Seal seal{SegmentId{9}, 8192, 2, 0x1122334455667788, 40, {std::byte{3}}};
   const Bytes body = body_of(seal);
   expect_length_is_exact(body, decode_seal);
   EXPECT_EQ(*decode_seal(body), seal);
@@ -489,14 +492,14 @@ TEST(SegmentEndTest, EndsOnABlockWhereverTheRecordsEnd) {
     SkeletonWriter writer;
     writer.add(kSegmentHeadBytes, record);
     const std::uint64_t at = 2 * kSegmentHeadBytes + residue;
-    check_end(encode_segment_end(SegmentId{9}, at, writer, kDurable), at, 1);
+    check_end(encode_segment_end(SegmentId{9}, at, writer, kDurable, {}), at, 1);
     EXPECT_EQ(writer.record_count(), 0u);
   }
 }
 
 TEST(SegmentEndTest, OfNothingIsASealAlone) {
   SkeletonWriter writer;
-  const Bytes end = encode_segment_end(SegmentId{9}, kSegmentHeadBytes, writer, kDurable);
+  const Bytes end = encode_segment_end(SegmentId{9}, kSegmentHeadBytes, writer, kDurable, {});
   EXPECT_EQ(end.size(), kSealBlockBytes);
   check_end(end, kSegmentHeadBytes, 0);
 }
@@ -510,7 +513,7 @@ TEST(SegmentEndTest, ALongSkeletonIsSeveralRecords) {
     writer.add(offset, record);
     offset += record.size();
   }
-  const Bytes end = encode_segment_end(SegmentId{9}, offset, writer, kDurable);
+  const Bytes end = encode_segment_end(SegmentId{9}, offset, writer, kDurable, {});
   EXPECT_GT(end.size(), 3 * kSkeletonBodyBytes);
   check_end(end, offset, records);
 }

@@ -263,9 +263,42 @@ TEST(PadTest, FillsUpToABlock) {
   EXPECT_EQ(pad_bytes(4096 - kPadRecordBytesMin + 8, 4096), 4096 + kPadRecordBytesMin - 8);
 }
 
+TEST(MarkTest, EndsABatchAtABlock) {
+  Mark mark{{SegmentId{7}, SegmentOffset{8192}}, {}, 5, {SegmentId{6}, SegmentOffset{4096}}};
+  mark.salt[3] = std::byte{9};
+  for (const std::uint64_t offset : {0, 8, 3976, 3984, 4088, 4096, 8192}) {
+    Bytes out;
+    append_mark(out, offset, 4096, mark);
+    EXPECT_EQ(out.size(), mark_bytes(offset, 4096)) << offset;
+    EXPECT_EQ((offset + out.size()) % 4096, 0u) << offset;
+    const auto prefix = decode_prefix(out);
+    ASSERT_TRUE(prefix) << offset;
+    EXPECT_EQ(prefix->head.type, RecordType::mark);
+    const ByteSpan body = ByteSpan(out).subspan(kRecordPrefixBytes);
+    EXPECT_TRUE(check_body(*prefix, body));
+    EXPECT_EQ(*decode_mark(body), mark);
+    EXPECT_FALSE(decode_mark(body.first(sizeof(MarkBytes) - 1)));
+  }
+  EXPECT_EQ(mark_bytes(4096, 4096), 4096u) << "each batch has one";
+  EXPECT_EQ(mark_bytes(4096 - kMarkRecordBytesMin, 4096), kMarkRecordBytesMin);
+  EXPECT_EQ(mark_bytes(4096 - kMarkRecordBytesMin + 8, 4096), 4096 + kMarkRecordBytesMin - 8);
+}
+
+TEST(MarkTest, ItsChainIsMadeOfWholeRecords) {
+  Bytes records;
+  std::uint64_t chain = 0;
+  for (const std::size_t bytes : {0u, 1u, 8u, 4096u}) {
+    const RecordHead head{RecordType::device_state, 0, {}, {}, {}};
+    chain = extend_chain(chain, append_record(records, head, Bytes(bytes)));
+    records.resize(records.size() + alignment_gap(records.size()));
+  }
+  EXPECT_EQ(chain_records(0, records), chain);
+}
+
 TEST(SegmentHeadTest, RoundTripsAndBounds) {
   SegmentHead head{{}, SegmentId{9}, WallTime{3}};
   head.store[0] = std::byte{1};
+  head.salt[0] = std::byte{2};
   const Bytes bytes = encode_segment_head(head);
   ASSERT_EQ(bytes.size(), kSegmentHeadBytes);
   EXPECT_EQ(*decode_segment_head(bytes), head);
@@ -280,6 +313,8 @@ TEST(SegmentHeadTest, RoundTripsAndBounds) {
     other[offset] = static_cast<std::byte>(byte);
     const le64 sum(checksum64(ByteSpan(other).first(48)));
     std::memcpy(other.data() + 48, &sum, sizeof sum);
+    const le64 salt_sum(checksum64(ByteSpan(other).first(72)));
+    std::memcpy(other.data() + 72, &salt_sum, sizeof salt_sum);
     return decode_segment_head(other);
   };
   EXPECT_EQ(forged(8, kStoreVersion + 1).error().code, Errc::version);

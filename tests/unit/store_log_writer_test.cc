@@ -14,6 +14,7 @@
 #include "store/log_writer.h"
 #include "store/segment_catalog.h"
 #include "store/segment_scanner.h"
+#include "store/spare_segments.h"
 #include "support/faulty_file.h"
 #include "support/temp_dir.h"
 
@@ -101,8 +102,10 @@ class LogWriterTest : public testing::Test {
     auto directory = StoreDirectory::open_or_create(temp_.file("s"), *files_);
     EXPECT_TRUE(directory) << directory.error().message;
     catalog_.emplace(std::move(*directory));
-    return std::make_unique<LogWriter>(*catalog_, *files_, system_clock(), limits,
-                                       [](SegmentId) { return std::vector<std::byte>(); });
+    spares_.emplace(*catalog_, spare_limits(limits));
+    return std::make_unique<LogWriter>(
+        OpenSegment::Ground{*catalog_, *files_, system_clock(), *spares_}, limits,
+        [](SegmentId) { return std::vector<std::byte>(); });
   }
   static EpochInLogPtr epoch_of(const std::string& vm) {
     auto epoch = std::make_shared<EpochInLog>();
@@ -114,6 +117,7 @@ class LogWriterTest : public testing::Test {
   test::FaultyDisk disk_;
   std::unique_ptr<io::FileSystem> files_;
   std::optional<SegmentCatalog> catalog_;
+  std::optional<SpareSegments> spares_;
 };
 
 TEST_F(LogWriterTest, AFloodDelaysASmallCommitByABoundedNumberOfOperations) {

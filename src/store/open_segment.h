@@ -1,0 +1,118 @@
+// The journal segment that is being written: making it, out of a spare file where there is one,
+// reserving its space, writing batches to it, cutting it back, sealing it.
+//
+//   make() ─► write(), add() … ─► seal()
+//                │ disk full
+//                └──► cut_back() to an end() it had
+//
+// A batch is whole 4 KiB blocks, so that it can go past the page cache; its mark fills the last one
+// up (format/journal.h). A segment that is made of a spare has its head, its opening and their mark
+// durable in the file before that gets the segment's name: under that name it is never anything
+// else.
+//
+// One thread at a time, but for the file, which another may sync.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <optional>
+#include <span>
+#include <string>
+#include <vector>
+
+#include <vmshadow/clock.h>
+#include <vmshadow/result.h>
+#include <vmshadow/types.h>
+
+#include "format/journal.h"
+#include "format/skeleton.h"
+#include "io/append_file.h"
+#include "store/log_limits.h"
+#include "store/segment_catalog.h"
+#include "store/spare_segments.h"
+
+namespace vmshadow::store {
+
+class OpenSegment {
+ public:
+  /// Makes the records that the new segment `id` begins with, whole, each aligned.
+  using Opening = std::function<std::vector<std::byte>(SegmentId id)>;
+  struct Ground {
+    SegmentCatalog& catalog;
+    io::FileSystem& files;
+    const Clock& clock;
+    SpareSegments& spares;
+  };
+  /// A place behind a batch, where the segment could be cut.
+  struct End {
+    format::JournalPosition at;
+    format::SkeletonWriter::Mark skeleton;
+  };
+
+  /// None is open yet. What `ground` names outlives it.
+  OpenSegment(const Ground& ground, const LogLimits& limits, Opening opening);
+
+  /// Null: none is open.
+  [[nodiscard]] const std::shared_ptr<io::AppendFile>& file() const { return file_; }
+  [[nodiscard]] const format::JournalPosition& tail() const { return tail_; }
+  [[nodiscard]] End end() const { return {tail_, skeleton_.mark()}; }
+  /// Whether a batch with so many bytes of records fits. What `is_one` request, which cannot be
+  /// written in parts, does in a fresh segment, however large: they are bounded.
+  [[nodiscard]] bool takes(std::uint64_t bytes, bool is_one) const;
+
+  /// Makes a segment durably; none is open. `for_upkeep`: it may use the room that is kept for
+  /// that. After Errc::no_space there is no trace of it; after any other error nothing is known.
+  [[nodiscard]] Status make(bool for_upkeep);
+  /// Writes records and their mark behind the tail, which stays where it is. Everything before
+  /// `durable` is. Errc::no_space also where only upkeep has room.
+  [[nodiscard]] Status write(std::span<const ByteSpan> records,
+                             const format::JournalPosition& durable, bool for_upkeep);
+  /// `record`s of what was written, in order, each with those behind it: the skeleton has them.
+  void add_to_skeleton(std::uint64_t offset, ByteSpan records);
+  /// What was written counts: the tail moves behind it.
+  void advance();
+  /// Goes back to where it was, on the disk too.
+  [[nodiscard]] Status cut_back(const End& end);
+  /// Ends it, durably. All that was written is durable. None is open then.
+  [[nodiscard]] Status seal();
+
+  /// Gives up the tier's spare files, as it is short of room. True if there were any.
+  bool remove_spares() { return ground_.spares.remove_all(tier_, ground_.files); }
+  /// The tier it is in, or would be.
+  [[nodiscard]] TierIndex tier() const { return tier_; }
+  [[nodiscard]] const std::string& tier_path() const {
+    return ground_.catalog.directory().tiers()[tier_].path;
+  }
+  /// What of that tier is left to upkeep.
+  [[nodiscard]] std::uint64_t upkeep_bytes() const;
+
+ private:
+  struct Made {
+    std::unique_ptr<io::AppendFile> file;
+    std::uint64_t file_bytes{};  ///< that were there before it was written
+  };
+  [[nodiscard]] Status choose_tier(bool for_upkeep);
+  [[nodiscard]] Result<Made> make_file(SegmentId id, std::span<const ByteSpan> pieces);
+  [[nodiscard]] Status write_spare(const std::string& spare, const std::string& path,
+                                   std::span<const ByteSpan> pieces, Made& made);
+  void make_mark(std::uint64_t begin, std::uint64_t end, std::uint64_t chain,
+                 const format::JournalPosition& durable);
+  [[nodiscard]] Status reserve(std::uint64_t end, bool for_upkeep);
+
+  const Ground ground_;
+  const LogLimits limits_;
+  const Opening opening_;
+
+  TierIndex tier_{};
+  std::shared_ptr<io::AppendFile> file_;
+  format::JournalPosition tail_;
+  format::SegmentSalt salt_{};
+  format::SkeletonWriter skeleton_;
+  std::uint64_t written_end_ = 0;   ///< of what was written behind the tail, its mark included
+  std::uint64_t opening_end_ = 0;   ///< of the segment's opening
+  std::uint64_t reserved_end_ = 0;  ///< up to here space was asked for, or is there
+  std::vector<std::byte> mark_;
+};
+
+}  // namespace vmshadow::store
