@@ -49,7 +49,6 @@ struct StoreStats {
   std::uint64_t moved_bytes{};        ///< of those, by draining, compaction and moves between tiers
   std::uint64_t ahead_bytes{};        ///< of those, to files for segments to come
   std::uint64_t removed_bytes{};      ///< of segments that were let go since then
-  std::uint64_t ahead_bytes{};        ///< of those, to files for segments to come
   std::uint64_t scrubbed_bytes{};     ///< read again and checked since then
   std::uint64_t scrub_rounds{};       ///< how often all of it was
   std::uint64_t salvaged_pages{};     ///< of damaged groups that were rewritten: whole all the same
