@@ -60,9 +60,10 @@ std::vector<std::byte> cook(ByteSpan recipe) {
     const std::size_t wanted = at(3) | at(4) << 8;
     const ByteSpan body = recipe.subspan(5, std::min(wanted, recipe.size() - 5));
     if (head.type == RecordType::mark && body.empty()) {
-      const format::JournalPosition at{SegmentId{1}, SegmentOffset{begin}};
+      const format::JournalPosition from{SegmentId{1}, SegmentOffset{begin}};
       const std::uint64_t chain = format::chain_records(0, ByteSpan(segment).subspan(begin));
-      format::append_mark(segment, segment.size(), format::kSealBlockBytes, {at, kSalt, chain, at});
+      format::append_mark(segment, segment.size(), format::kSealBlockBytes,
+                          {from, kSalt, chain, from});
       begin = segment.size();
     } else {
       format::append_record(segment, head, body);
