@@ -166,10 +166,11 @@ void FaultRig::expect_exact(const std::string& epoch) {
   EXPECT_TRUE(verdict.continues_exactly()) << verdict.text();
 }
 
-void FaultRig::expect_protectable_again(const StoreProgram& store) {
+void FaultRig::expect_protectable_again(const StoreProgram& store,
+                                        std::chrono::milliseconds gap_max) {
   SidecarProgram sidecar = protect(store.address());
   EXPECT_EQ(must(sidecar.stop()).text(), "exit code 0") << sidecar.messages();
-  expect_runs_on();
+  expect_runs_on(gap_max);
   expect_nothing_lost(acknowledged_epochs(sidecar));
   expect_exact();
 }

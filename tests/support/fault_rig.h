@@ -97,8 +97,9 @@ class FaultRig {
   /// All that these sidecars had acknowledged is in the store, which verifies without damage.
   void expect_nothing_lost(const std::set<std::uint64_t>& acknowledged);
   /// A new sidecar, against `store`, takes epochs and stops in order; the newest is restored and
-  /// the witness judges it.
-  void expect_protectable_again(const StoreProgram& store);
+  /// the witness judges it. No gap of `gap_max` in its reports so far.
+  void expect_protectable_again(const StoreProgram& store,
+                                std::chrono::milliseconds gap_max = std::chrono::seconds(5));
   /// Restores `epoch` and judges it.
   void expect_exact(const std::string& epoch = "latest");
 
