@@ -139,7 +139,9 @@ TEST(Metrics, AreNamedByConvention) {
 
 TEST(Metrics, PassPromtool) {
   if (std::system("promtool --version > /dev/null 2>&1") != 0) {  // NOLINT(cert-env33-c)
-    GTEST_SKIP() << "promtool is not installed (package prometheus)";
+    GTEST_SKIP()
+        << "no promtool here; it is in the package prometheus, which tools/setup does not install, "
+           "as it would start a service";
   }
   for (const std::string& page : {full_sidecar_page(), full_store_page()}) {
     const test::TempDir folder;
