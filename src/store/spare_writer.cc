@@ -58,7 +58,7 @@ Status SpareWriter::begin(TierIndex tier) {
 
 /// Until it is synced its blocks may be no more than promised.
 Status SpareWriter::finish() {
-  const auto synced = [&]() -> Status {
+  auto synced = [&]() -> Status {
     VMSHADOW_TRY(file_->sync());
     return files_.sync_directory(catalog_.directory().segments_path(spare_.tier));
   }();
