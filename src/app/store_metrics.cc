@@ -68,6 +68,9 @@ void add_tiers(MetricsPage& page, const store::StoreStats& stats) {
     page.gauge("vmshadow_store_tier_live_bytes",
                "Of those, bytes of records that a kept epoch needs.", number(tier.live_bytes),
                labels);
+    page.gauge("vmshadow_store_tier_spare_bytes",
+               "Bytes of files kept for the next segments; not of the stored ones.",
+               number(tier.spare_bytes), labels);
     page.gauge("vmshadow_store_tier_free_bytes",
                "What the tier may still take; directories on one file system each count its room.",
                number(tier.free_bytes), labels);

@@ -14,13 +14,13 @@ struct TierStats {
   std::vector<std::string> directories;
   std::uint64_t capacity_bytes{};  ///< 0: as much as the file system has
   std::uint64_t stored_bytes{};    ///< segment files
-  std::uint64_t spare_bytes{};     ///< files kept for the next segments; not of `stored_bytes`
   /// What the tier may still take: of its capacity, and of its file systems. Directories on one
   /// file system each count that one's room.
   std::uint64_t free_bytes{};
   std::uint64_t live_bytes{};  ///< of stored_bytes, records that a kept epoch needs
   /// For who wanted an epoch (restores, exports, sidecars), since the store was opened.
   std::uint64_t read_bytes{};
+  std::uint64_t spare_bytes{};  ///< files kept for the next segments; not of `stored_bytes`
 };
 
 struct VmStats {
