@@ -20,7 +20,7 @@ SUITES = ("unit", "property", "fault", "sim", "fuzz", "e2e")
 SANITIZED_SUITES = ("unit", "property", "fault", "sim", "fuzz")
 SANITIZERS = {"address": "build-asan", "thread": "build-tsan"}
 # Under a sanitizer a crash suite tries fewer places: there it looks for other mistakes.
-CRASH_STRIDES = {"build-asan": "160", "build-tsan": "1600"}
+CRASH_STRIDES = {"build-asan": "80", "build-tsan": "1600"}
 LINT_STEPS = ("format", "shell", "tidy")
 LOG_TAIL_LINES = 60
 
