@@ -21,6 +21,7 @@ namespace {
 
 constexpr std::string_view kSegmentSuffix = ".seg";
 constexpr std::string_view kSpareSuffix = ".spare";
+constexpr std::string_view kAsideSuffix = ".aside";
 constexpr std::size_t kIdDigits = 16;
 
 std::string file_name(SegmentId id, std::string_view suffix) {
@@ -50,6 +51,12 @@ std::string spare_file_name(SegmentId id) { return file_name(id, kSpareSuffix); 
 
 std::optional<SegmentId> parse_spare_file_name(const std::string& name) {
   return parse_file_name(name, kSpareSuffix);
+}
+
+std::string aside_file_name(SegmentId id) { return file_name(id, kAsideSuffix); }
+
+std::optional<SegmentId> parse_aside_file_name(const std::string& name) {
+  return parse_file_name(name, kAsideSuffix);
 }
 
 }  // namespace vmshadow::store

@@ -33,8 +33,8 @@ struct TornTail {
   format::JournalPosition at;
   std::uint64_t bytes{};
   std::string what;
-  /// "epoch 7 of VM 'web1'" for each whole commit record in it. They were never acknowledged,
-  /// unless the disk lost what it had said was durable.
+  /// "epoch 7 of VM 'web1'" for each whole commit record in it that is not of an earlier life. They
+  /// were never acknowledged, unless the disk lost or damaged what it had said was durable.
   std::vector<std::string> commits;
 };
 
@@ -45,5 +45,9 @@ struct TornTail {
 /// "0000000000000001.spare": the file of a segment that was given up, kept to be written anew.
 [[nodiscard]] std::string spare_file_name(SegmentId id);
 [[nodiscard]] std::optional<SegmentId> parse_spare_file_name(const std::string& name);
+/// "0000000000000001.aside": a segment that does not count any more, or seems not to, but of which
+/// a damaged store may not say so for certain.
+[[nodiscard]] std::string aside_file_name(SegmentId id);
+[[nodiscard]] std::optional<SegmentId> parse_aside_file_name(const std::string& name);
 
 }  // namespace vmshadow::store

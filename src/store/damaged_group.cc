@@ -4,8 +4,13 @@
 
 namespace vmshadow::store {
 
-DamagedGroup::DamagedGroup(const RecordPlace& place, ByteSpan record) {
+DamagedGroup::DamagedGroup(const RecordPlace& place, const VmId& owner, ByteSpan record) {
   if (place.sealed() || record.size() < place.record_bytes()) return;
+  if (const auto prefix = format::decode_prefix(record);
+      prefix && (prefix->head.type != format::RecordType::page_group || prefix->head.vm != owner ||
+                 prefix->head.epoch != place.epoch() || prefix->body_bytes != place.body_bytes())) {
+    return;
+  }
   const auto group =
       format::decode_page_group(record.subspan(format::kRecordPrefixBytes, place.body_bytes()));
   if (!group || group->page_count != place.pages() || group->codec == format::Codec::lost) return;

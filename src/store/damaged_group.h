@@ -19,8 +19,9 @@ namespace vmshadow::store {
 class DamagedGroup {
  public:
   /// `record` is what was read from `place`. If head and keys cannot be those of the group that the
-  /// index has there, no page is known of it.
-  DamagedGroup(const RecordPlace& place, ByteSpan record);
+  /// index has there, no page is known of it; nor if a whole prefix says that it is another record:
+  /// it may be one that the file held in an earlier life, of the same pages.
+  DamagedGroup(const RecordPlace& place, const VmId& owner, ByteSpan record);
 
   /// The page, if it is whole; null if not. Valid as long as the group.
   [[nodiscard]] const std::byte* page(std::size_t slot, format::PageKey key) const;

@@ -135,11 +135,13 @@ Status make_tier(const std::string& store_path, const format::StoreId& id,
   return files.sync_directory(tier.path);
 }
 
-/// A tier that is left out must be there and have nothing in it.
-Status check_left_out(const std::string& store_path, const format::StoreId& id,
-                      const TierDirectory& tier) {
+/// A tier that is left out must be there and have no segment in it. Its spare files go: nobody
+/// would look for them again.
+Status leave_out(const std::string& store_path, const format::StoreId& id,
+                 const TierDirectory& tier, io::FileSystem& files) {
   VMSHADOW_TRY(check_tier(store_path, id, tier));
-  const auto names = io::list_directory(join(tier.path, kSegmentsName));
+  const std::string segments = join(tier.path, kSegmentsName);
+  const auto names = io::list_directory(segments);
   if (!names && names.error().code == Errc::not_found) return {};
   if (!names) return fail(names.error());
   for (const std::string& name : *names) {
@@ -148,7 +150,10 @@ Status check_left_out(const std::string& store_path, const format::StoreId& id,
                 fmt::format("the store has segments in '{}' ('{}'): give it with --{}", tier.path,
                             name, tier_kind_name(tier.kind)));
   }
-  return {};
+  for (const std::string& name : *names) {
+    if (parse_spare_file_name(name)) VMSHADOW_TRY(files.remove(join(segments, name)));
+  }
+  return files.sync_directory(segments);
 }
 
 }  // namespace
@@ -242,6 +247,10 @@ std::string StoreDirectory::spare_path(TierIndex tier, SegmentId segment) const 
   return join(segments_path(tier), spare_file_name(segment));
 }
 
+std::string StoreDirectory::aside_path(TierIndex tier, SegmentId segment) const {
+  return join(segments_path(tier), aside_file_name(segment));
+}
+
 Result<StoreDirectory> StoreDirectory::open_with(const std::string& path,
                                                  std::vector<TierDirectory> tiers) {
   auto id = read_identity(join(path, kIdentityName));
@@ -322,7 +331,7 @@ Result<StoreDirectory> StoreDirectory::open_or_create(
     const bool stays = std::any_of(tiers.begin(), tiers.end(),
                                    [&](const TierDirectory& t) { return t.path == old.path; });
     // Made anew, the directory that a disk is to be mounted on would be taken for the disk.
-    VMSHADOW_TRY(stays ? check_tier(path, id, old) : check_left_out(path, id, old));
+    VMSHADOW_TRY(stays ? check_tier(path, id, old) : leave_out(path, id, old, files));
   }
   for (const TierDirectory& tier : tiers) VMSHADOW_TRY(make_tier(path, id, tier, files));
   std::vector<TierDirectory> written = tiers;
@@ -346,6 +355,8 @@ Result<StoreDirectory::Listing> StoreDirectory::list() const {
         listing.segments.push_back({*id, tier});
       } else if (const auto spare = parse_spare_file_name(name); spare && spare->value > 0) {
         listing.spares.push_back({*spare, tier});
+      } else if (const auto aside = parse_aside_file_name(name); aside && aside->value > 0) {
+        listing.aside.push_back({*aside, tier});
       } else {
         listing.foreign.push_back(join(segments_path(tier), name));
       }

@@ -2,9 +2,12 @@
 //
 //   DIR/VMSHADOW-STORE            text: format version, the store's id, a checksum
 //   DIR/TIERS                     text: the tier directories, a checksum; absent: DIR is the only
-//   one DIR/LOCK                      flock, held by the one process that writes TIER/VMSHADOW-TIER
-//   as VMSHADOW-STORE: says that the tier is this store's, and mounted TIER/segments/%016x.seg
-//   segments, and %016x.spare, files for the next ones; TIER is DIR itself where there is no TIERS
+//                                 one
+//   DIR/LOCK                      flock, held by the one process that writes
+//   TIER/VMSHADOW-TIER            as VMSHADOW-STORE: says that the tier is this store's, and
+//   mounted TIER/segments/%016x.seg       segments; TIER is DIR itself where there is no TIERS
+//   TIER/segments/%016x.spare     files for the next segments
+//   TIER/segments/%016x.aside     files that a start which found damage would not unlink
 #pragma once
 
 #include <string>
@@ -27,8 +30,8 @@ class StoreDirectory {
   /// Errc::invalid_argument (no directory, or not a store).
   [[nodiscard]] static Result<StoreDirectory> open(const std::string& path);
   /// Makes `path` a store if it is empty or does not exist (its parent must). `tiers`, unless
-  /// empty, become the store's from now on; one that is left out must hold no segment. Call with
-  /// the lock held.
+  /// empty, become the store's from now on; one that is left out must hold no segment, and loses
+  /// its spare files. Call with the lock held.
   [[nodiscard]] static Result<StoreDirectory> open_or_create(
       const std::string& path, io::FileSystem& files,
       const std::vector<TierDirectory>& named_tiers = {});
@@ -42,6 +45,7 @@ class StoreDirectory {
   [[nodiscard]] std::string segments_path(TierIndex tier) const;
   [[nodiscard]] std::string segment_path(TierIndex tier, SegmentId segment) const;
   [[nodiscard]] std::string spare_path(TierIndex tier, SegmentId segment) const;
+  [[nodiscard]] std::string aside_path(TierIndex tier, SegmentId segment) const;
 
   struct SegmentFile {
     SegmentId id;
@@ -50,7 +54,8 @@ class StoreDirectory {
   struct Listing {
     std::vector<SegmentFile> segments;  ///< by number
     std::vector<SegmentFile> spares;    ///< files kept to be written anew (spare_segments.h)
-    std::vector<std::string> foreign;   ///< paths that are neither's
+    std::vector<SegmentFile> aside;     ///< kept by a start that found damage; they do not count
+    std::vector<std::string> foreign;   ///< paths that are none of these
   };
   /// Errc::corrupt if two tiers hold the same segment.
   [[nodiscard]] Result<Listing> list() const;

@@ -126,6 +126,11 @@ void EpochAssembler::add_state(const VmId& id, Generation generation, format::Vm
   if (!vm.state || vm.state->version <= state.version) vm.state = std::move(state);
 }
 
+Epoch EpochAssembler::next_epoch(const VmId& id) const {
+  const auto vm = vms_.find(id);
+  return vm == vms_.end() || !vm->second.state ? Epoch{0} : vm->second.state->next_epoch;
+}
+
 void EpochAssembler::add_unknown_loss(const Damage& damage) {
   if (!unknown_loss_) unknown_loss_ = damage;
 }

@@ -36,6 +36,8 @@ class EpochAssembler {
   void add_archived_damage(const Damage& damage, const format::RecordPrefix& prefix);
   /// A VM's state; the newest version counts.
   void add_state(const VmId& vm, Generation generation, format::VmState state);
+  /// The VM's epochs below this one were committed before its newest state; 0 without one.
+  [[nodiscard]] Epoch next_epoch(const VmId& vm) const;
   /// An archive, or part of one, of which nothing is known: it may have held any VM's pages.
   void add_unknown_loss(const Damage& damage);
 

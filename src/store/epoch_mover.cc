@@ -173,7 +173,8 @@ Status EpochMover::repack_page(const Destination& destination, format::PageKey k
 /// A group that is damaged, as it was read into record_: saves what can be saved.
 Status EpochMover::move_damaged(std::span<const LivePage> live, const Error& error) {
   const RecordPlace& place = old_->places.groups[live.front().group];
-  const DamagedGroup damaged(place, error.code == Errc::corrupt ? record_.bytes : ByteSpan());
+  const DamagedGroup damaged(place, owner_.id,
+                             error.code == Errc::corrupt ? record_.bytes : ByteSpan());
   std::vector<LivePage> lost;
   std::vector<std::byte> copy(kPageBytes);
   std::set<Epoch> from;

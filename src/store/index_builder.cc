@@ -84,6 +84,41 @@ void IndexBuilder::add(JournalPosition at, const format::RecordPrefix& prefix, B
   vm.seen = true;
 }
 
+bool IndexBuilder::add_unproven(JournalPosition at, const format::RecordPrefix& prefix,
+                                ByteSpan front) {
+  switch (prefix.head.type) {
+    case RecordType::segment_list:
+    case RecordType::replace:
+      return false;
+    case RecordType::vm_state: {
+      // Its generation was given out, be it long ago.
+      const auto state = format::decode_vm_state(front);
+      const bool is_named = state && vm_id(state->vm_name) == prefix.head.vm;
+      index_.add_grant(prefix.head.vm, is_named ? state->vm_name : "", prefix.head.generation);
+      return false;
+    }
+    case RecordType::grant:
+    case RecordType::pad:
+    case RecordType::mark:
+    case RecordType::skeleton:
+    case RecordType::seal:
+      break;
+    default:
+      if (!may_come(prefix.head)) return true;
+      break;
+  }
+  add(at, prefix, front);
+  return true;
+}
+
+bool IndexBuilder::may_come(const format::RecordHead& head) const {
+  if (const auto vm = vms_.find(head.vm); vm != vms_.end()) {
+    if (vm->second.last && head.epoch <= *vm->second.last) return false;
+    if (vm->second.open && head.epoch < vm->second.open->epoch) return false;
+  }
+  return head.epoch >= assembler_.next_epoch(head.vm);
+}
+
 /// What the journal says of itself.
 void IndexBuilder::add_own(JournalPosition at, const format::RecordPrefix& prefix, ByteSpan body) {
   const VmId& id = prefix.head.vm;

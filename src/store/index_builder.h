@@ -41,7 +41,15 @@ class IndexBuilder {
   void begin_segment(SegmentId segment);
   /// `front` is a whole body or what a skeleton repeats of it.
   void add(format::JournalPosition at, const format::RecordPrefix& prefix, ByteSpan front);
+  /// A whole record of a batch that is not what its mark was made for: it may be of what the file
+  /// held in an earlier life. A stale one is told by its epoch's number, or changes nothing; what a
+  /// stale one could do harm with does not count: what segments there are, and what is kept. False
+  /// for such a record.
+  [[nodiscard]] bool add_unproven(format::JournalPosition at, const format::RecordPrefix& prefix,
+                                  ByteSpan front);
   void add_bad(SegmentId segment, const BadRegion& region);
+  /// Whether a record of this epoch can follow: no number below one that was committed comes again.
+  [[nodiscard]] bool may_come(const format::RecordHead& head) const;
   /// A whole segment that is not there.
   void add_missing_segment(SegmentId segment, std::uint64_t bytes_guess);
   /// No more records.

@@ -164,7 +164,7 @@ Status JournalImage::read_page(BlockIndex block, PageNumber page, MutableByteSpa
   segments_->count_read(place.segment(), place.record_bytes());
   Status status = read_from_group(place, found.slot.slot, key, record, out);
   if (status || status.error().code != Errc::corrupt) return status;
-  const DamagedGroup damaged(place, record.bytes);
+  const DamagedGroup damaged(place, owner_.id, record.bytes);
   const std::byte* const whole = damaged.page(found.slot.slot, key);
   if (whole == nullptr) return status;
   std::copy_n(whole, kPageBytes, out.begin());
@@ -272,7 +272,7 @@ Status JournalImage::visit_damaged_group(const RecordPlace& place, std::span<con
   record.bytes.resize(place.record_bytes());
   // Of a segment that was cut short, as far as it goes.
   VMSHADOW_TRY(segments_->read_raw(place.segment(), place.offset(), record.bytes));
-  const DamagedGroup damaged(place, record.bytes);
+  const DamagedGroup damaged(place, owner_.id, record.bytes);
   for (const Wanted& page : wanted) {
     const std::byte* const whole = damaged.page(page.slot, page.key);
     if (whole == nullptr) {

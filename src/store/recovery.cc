@@ -9,8 +9,9 @@
 #include <set>
 
 #include "format/store_state.h"
-#include "io/file.h"
-#include "store/last_segment.h"
+#include "store/batch_check.h"
+#include "store/batch_reader.h"
+#include "store/segment_in_file.h"
 #include "store/segment_skeleton.h"
 
 namespace vmshadow::store {
@@ -23,38 +24,6 @@ namespace {
 
 constexpr std::uint64_t kMissingSegmentsNamedMax = 1024;
 
-}  // namespace
-
-void recover_segment(SegmentId segment, const ByteSource& source, const ScanHooks& hooks,
-                     Recovery& recovery, IndexBuilder& builder) {
-  SegmentScanner scanner(source, format::kSegmentHeadBytes);
-  std::uint64_t reported = 0;
-  while (true) {
-    const ScanItem item = scanner.next();
-    if (hooks.progress && scanner.offset() - reported >= kScanProgressBytes) {
-      reported = scanner.offset();
-      hooks.progress({recovery.progress.bytes_done + reported, recovery.progress.bytes_total});
-    }
-    if (std::holds_alternative<EndOfSegment>(item)) return;
-    const auto* record = std::get_if<GoodRecord>(&item);
-    if (record == nullptr) {
-      builder.add_bad(segment, std::get<BadRegion>(item));
-      continue;
-    }
-    ++recovery.records;
-    if (hooks.check) {
-      if (const auto sound = hooks.check(*record); !sound) {
-        builder.add_bad(segment,
-                        {record->offset, scanner.offset(), sound.error().message, record->prefix});
-        continue;
-      }
-    }
-    builder.add({segment, SegmentOffset{record->offset}}, record->prefix, record->body);
-  }
-}
-
-namespace {
-
 /// How many pages a record of a skeleton holds, if it is a plain group.
 std::size_t pages_of(const format::RecordPrefix& prefix, ByteSpan front) {
   if (prefix.head.type != RecordType::page_group) return 0;
@@ -62,53 +31,32 @@ std::size_t pages_of(const format::RecordPrefix& prefix, ByteSpan front) {
   return group ? group->page_count : 0;
 }
 
-/// One segment's file and what its head says.
-struct SegmentInFile {
-  StoreDirectory::SegmentFile where;
-  UniqueFd fd;
-  FileSource source;
-  format::SegmentKind kind{};
-  std::optional<format::SegmentSalt> salt;  ///< of a journal segment, as far as it is known
-  std::string head_trouble;                 ///< empty: the head is good
-};
-
-/// A damaged head does not say what kind of segment it is; its first record does. What has neither
-/// is most likely a segment that was never finished: unless it is listed it does not count.
-format::SegmentKind guess_kind(const ByteSource& source) {
-  SegmentScanner scanner(source, format::kSegmentHeadBytes);
-  const ScanItem item = scanner.next();
-  const auto* record = std::get_if<GoodRecord>(&item);
-  const bool journal = record != nullptr && record->prefix.head.type == RecordType::segment_list;
-  return journal ? format::SegmentKind::journal : format::SegmentKind::archive;
-}
-
-Status check_head(const StoreDirectory& directory, SegmentInFile& segment) {
-  std::vector<std::byte> bytes(format::kSegmentHeadBytes);
-  bytes.resize(segment.source.read_at(0, bytes));
-  const auto head = format::decode_segment_head(bytes);
-  const auto path = [&] { return directory.segment_path(segment.where.tier, segment.where.id); };
-  if (!head) {
-    if (head.error().code == Errc::version) {
-      return fail(Errc::version, fmt::format("'{}': {}", path(), head.error().message));
+/// Which records stand where, as a segment's skeleton says.
+class SkeletonPlaces {
+ public:
+  SkeletonPlaces(const ByteSource& source, SegmentId segment) {
+    static_cast<void>(visit_skeleton(
+        source, segment, [&](std::uint64_t offset, const format::RecordPrefix& prefix, ByteSpan) {
+          places_.emplace_back(offset, prefix.prefix_checksum);
+        }));
+  }
+  /// Of those that no skeleton tells of it knows nothing.
+  [[nodiscard]] bool have(const GoodRecord& record) const {
+    switch (record.prefix.head.type) {
+      case RecordType::mark:
+      case RecordType::pad:
+      case RecordType::skeleton:
+      case RecordType::seal:
+        return true;
+      default:
+        return std::binary_search(places_.begin(), places_.end(),
+                                  std::pair(record.offset, record.prefix.prefix_checksum));
     }
-    segment.head_trouble = head.error().message;
-    segment.kind = guess_kind(segment.source);
-    segment.salt = find_salt(segment.where.id, segment.source);
-    return {};
   }
-  if (head->store != directory.id()) {
-    return fail(Errc::invalid_argument,
-                fmt::format("'{}' belongs to another store (id {}, this one is {}): move it away",
-                            path(), store_id_text(head->store), store_id_text(directory.id())));
-  }
-  if (head->segment != segment.where.id) {
-    return fail(Errc::invalid_argument, fmt::format("'{}' is segment {}: give it its name back",
-                                                    path(), segment_file_name(head->segment)));
-  }
-  segment.kind = head->kind;
-  segment.salt = head->salt;
-  return {};
-}
+
+ private:
+  std::vector<std::pair<std::uint64_t, std::uint64_t>> places_;  ///< offset, prefix checksum
+};
 
 /// Where a segment's records go.
 struct RecordSink {
@@ -140,9 +88,11 @@ class Recoverer {
   void note_missing();
   /// Reads a segment that is full: by its skeleton, or all of it if hooks_.check is set. False: it
   /// is not, or its end `may_be_torn` and is.
-  std::optional<format::Seal> read_sealed(const SegmentInFile& segment, bool may_be_torn,
-                                          const RecordSink& sink);
+  bool read_sealed(const SegmentInFile& segment, bool may_be_torn, const RecordSink& sink);
   void scan(const SegmentInFile& segment, const SkeletonOutcome& skeleton, const RecordSink& sink);
+  void add_leftover(const SegmentInFile& segment);
+  /// Whether the journal's newest segment cannot be relied on to say which files count.
+  [[nodiscard]] bool is_newest_damaged() const;
   void advance(const SegmentInFile& segment);
   Damage& note(SegmentId segment, std::uint64_t offset, std::uint64_t bytes, std::string what) {
     return builder_.damage().emplace_back(
@@ -166,21 +116,48 @@ Status Recoverer::open_files() {
   VMSHADOW_ASSIGN(auto listing, directory_.list());
   recovery_.foreign = std::move(listing.foreign);
   recovery_.spares = std::move(listing.spares);
+  recovery_.aside = std::move(listing.aside);
+  // Their numbers are not used twice either: one would be renamed over the other.
+  for (const auto& file : recovery_.aside) recovery_.catalog->reserve(file.id);
   for (const StoreDirectory::SegmentFile& file : listing.segments) {
     recovery_.catalog->reserve(file.id);
+    VMSHADOW_ASSIGN(SegmentInFile segment, open_segment_file(directory_, file));
     if (excluded_.contains(file.id)) {
-      recovery_.leftovers.push_back(file);
+      add_leftover(segment);
       continue;
     }
-    VMSHADOW_ASSIGN(UniqueFd fd, io::open_shared(directory_.segment_path(file.tier, file.id)));
-    VMSHADOW_ASSIGN(FileSource source, FileSource::create(fd.get()));
-    SegmentInFile segment{file, std::move(fd), source, {}, {}, {}};
-    VMSHADOW_TRY(check_head(directory_, segment));
-    recovery_.progress.bytes_total += source.bytes();
+    recovery_.progress.bytes_total += segment.source.bytes();
     (segment.kind == format::SegmentKind::journal ? journal_ : archives_)
         .push_back(std::move(segment));
   }
   return {};
+}
+
+void Recoverer::add_leftover(const SegmentInFile& segment) {
+  Recovery::Leftover leftover{segment.where, {}};
+  const bool is_torn = recovery_.torn_segment == segment.where.id;
+  if (is_torn || !segment.head_trouble.empty()) {
+    const SegmentContents contents = look_into(segment);
+    if (contents == SegmentContents::unreadable) {
+      leftover.doubt = "the disk cannot read all of it";
+    } else if (contents == SegmentContents::bytes && !segment.head_trouble.empty()) {
+      leftover.doubt = fmt::format("its head is damaged ({})", segment.head_trouble);
+    } else if (is_torn && recovery_.torn_tail) {
+      leftover.doubt = "its beginning is damaged, but there are commits in it";
+    }
+  }
+  recovery_.leftovers.push_back(std::move(leftover));
+}
+
+bool Recoverer::is_newest_damaged() const {
+  if (journal_.empty()) return false;
+  const SegmentId newest = journal_.back().where.id;
+  return std::any_of(recovery_.damage.begin(), recovery_.damage.end(),
+                     [&](const Damage& damage) { return damage.at.segment == newest; }) ||
+         std::any_of(recovery_.leftovers.begin(), recovery_.leftovers.end(),
+                     [&](const Recovery::Leftover& leftover) {
+                       return leftover.file.id == newest && !leftover.doubt.empty();
+                     });
 }
 
 void Recoverer::advance(const SegmentInFile& segment) {
@@ -188,8 +165,8 @@ void Recoverer::advance(const SegmentInFile& segment) {
   if (hooks_.progress) hooks_.progress(recovery_.progress);
 }
 
-std::optional<format::Seal> Recoverer::read_sealed(const SegmentInFile& segment, bool may_be_torn,
-                                                   const RecordSink& sink) {
+bool Recoverer::read_sealed(const SegmentInFile& segment, bool may_be_torn,
+                            const RecordSink& sink) {
   const SegmentId id = segment.where.id;
   const auto visit = [&](std::uint64_t offset, const format::RecordPrefix& prefix, ByteSpan front) {
     ++recovery_.records;
@@ -197,16 +174,21 @@ std::optional<format::Seal> Recoverer::read_sealed(const SegmentInFile& segment,
   };
   SkeletonOutcome outcome =
       visit_skeleton(segment.source, id, hooks_.check ? RecordVisitor([](auto...) {}) : visit);
-  if (!outcome.sealed || (may_be_torn && !outcome.visited)) return std::nullopt;
+  if (!outcome.sealed || (may_be_torn && !outcome.visited)) return false;
   if (!outcome.visited) {
     note(id, outcome.seal.skeleton_offset, 0, fmt::format("its skeleton: {}", outcome.trouble));
   }
-  if (hooks_.check || !outcome.visited) scan(segment, outcome, sink);
-  return outcome.seal;
+  if (!outcome.visited && segment.kind == format::SegmentKind::journal) {
+    recover_segment(id, segment.salt, segment.source, hooks_, recovery_, builder_);
+  } else if (hooks_.check || !outcome.visited) {
+    scan(segment, outcome, sink);
+  }
+  return true;
 }
 
-/// Reads every byte of a sealed segment. What the skeleton says of a damaged record goes to the
-/// sink as if it were good: reading it will fail, and only who needs it is hurt.
+/// Reads every byte of a sealed segment that has its skeleton, or of an archive. What the skeleton
+/// says of a damaged record goes to the sink as if it were good: reading it will fail, and only who
+/// needs it is hurt.
 void Recoverer::scan(const SegmentInFile& segment, const SkeletonOutcome& skeleton,
                      const RecordSink& sink) {
   const SegmentId id = segment.where.id;
@@ -229,12 +211,15 @@ void Recoverer::scan(const SegmentInFile& segment, const SkeletonOutcome& skelet
               note(id, offset, format::kRecordPrefixBytes + prefix.body_bytes, region.what);
           damage.vm_name = index_->name_of(prefix.head.vm);
           damage.epoch = prefix.head.epoch;
-          recovery_.damaged_places.push_back(
+          recovery_.damaged_places.emplace_back(
+              prefix.head.vm,
               RecordPlace::of({id, SegmentOffset{offset}}, prefix, pages_of(prefix, front)));
           sink.add({id, SegmentOffset{offset}}, prefix, front);
         });
     if (!found || !lost.visited) note(id, region.offset, region.end - region.offset, region.what);
   };
+  const SkeletonPlaces places(segment.source, id);
+  BatchCheck batches(id, segment.salt);
   SegmentScanner scanner(segment.source, format::kSegmentHeadBytes);
   std::uint64_t reported = 0;
   while (true) {
@@ -245,11 +230,22 @@ void Recoverer::scan(const SegmentInFile& segment, const SkeletonOutcome& skelet
     }
     if (std::holds_alternative<EndOfSegment>(item)) return;
     if (const auto* region = std::get_if<BadRegion>(&item)) {
+      batches.skip();
       damaged(*region);
       continue;
     }
     const auto& record = std::get<GoodRecord>(item);
     ++recovery_.records;
+    if (skeleton.visited && !places.have(record)) {
+      batches.skip();
+      damaged({record.offset, scanner.offset(),
+               "another record stands here than the segment's skeleton says", std::nullopt});
+      continue;
+    }
+    if (segment.kind == format::SegmentKind::journal && !batches.add(record, scanner.offset())) {
+      note(id, batches.begin(), scanner.offset() - batches.begin(),
+           "the mark of the batch is not that of its records");
+    }
     if (hooks_.check) {
       if (const auto sound = hooks_.check(record); !sound) {
         damaged({record.offset, scanner.offset(), sound.error().message, record.prefix});
@@ -278,11 +274,11 @@ void Recoverer::read_journal() {
     const RecordSink sink{[&](JournalPosition at, const format::RecordPrefix& prefix,
                               ByteSpan front) { builder_.add(at, prefix, front); },
                           [&](const BadRegion& region) { builder_.add_bad(id, region); }};
-    const bool sealed = read_sealed(segment, is_last, sink).has_value();
+    const bool sealed = read_sealed(segment, is_last, sink);
     if (!sealed && is_last) {
       recover_last_segment(id, *segment.salt, segment.source, hooks_, recovery_, builder_);
     } else if (!sealed) {
-      recover_segment(id, segment.source, hooks_, recovery_, builder_);
+      recover_segment(id, segment.salt, segment.source, hooks_, recovery_, builder_);
     }
     if (recovery_.torn_segment) break;
     recovery_.catalog->add(id, {format::SegmentKind::journal, segment.where.tier,
@@ -374,7 +370,7 @@ void Recoverer::read_archives() {
     if (belongs(segment)) {
       read_archive(segment);
     } else {
-      recovery_.leftovers.push_back(segment.where);
+      add_leftover(segment);
       advance(segment);
     }
   }
@@ -402,7 +398,11 @@ Result<Recovery> Recoverer::run() {
   read_journal();
   for (const SegmentInFile& segment : journal_) {
     const SegmentId id = segment.where.id;
-    if (!builder_.expected().contains(id) && recovery_.torn_segment != id) archived_.insert(id);
+    if (recovery_.torn_segment == id) {
+      add_leftover(segment);
+    } else if (!builder_.expected().contains(id)) {
+      archived_.insert(id);
+    }
   }
   if (!archived_.empty()) return std::move(recovery_);  // to be run again without them
   read_archives();
@@ -410,6 +410,11 @@ Result<Recovery> Recoverer::run() {
   assembler_.assemble(*index_, builder_.damage());
   recovery_.damage = std::move(builder_.damage());
   recovery_.unknown_bytes = builder_.unknown_bytes();
+  if (is_newest_damaged()) {
+    for (Recovery::Leftover& leftover : recovery_.leftovers) {
+      if (leftover.doubt.empty()) leftover.doubt = "the newest segment of the journal is damaged";
+    }
+  }
   return std::move(recovery_);
 }
 

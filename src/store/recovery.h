@@ -1,15 +1,16 @@
 // Finds out what a store's segments hold, what is damaged, and where the journal's writer stopped.
 //
 // Sealed segments are read by their skeletons; the last journal segment, and any whose skeleton is
-// lost, record by record: each record's checksums, order, chain and counts are then checked. Where
-// the last journal segment ends, last_segment.h says. Any bad place before that is damage: it is
-// reported, and costs the epochs that need it, no others.
+// lost, record by record: each record's checksums, order, chain and counts are then checked, and in
+// a journal each batch's mark. Where the last journal segment ends, batch_reader.h says. Any bad
+// place before that is damage: it is reported, and costs the epochs that need it, no others.
 #pragma once
 
 #include <functional>
 #include <memory>
 #include <optional>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include <vmshadow/result.h>
@@ -45,8 +46,9 @@ struct Recovery {
   std::shared_ptr<SegmentCatalog> catalog;  ///< the segments that count
   std::vector<Damage> damage;
   /// Records that are damaged but of which the skeleton says what they hold: they are in the index.
-  std::vector<RecordPlace> damaged_places;
-  std::vector<std::string> foreign;  ///< files among the segments that are not ours
+  std::vector<std::pair<VmId, RecordPlace>> damaged_places;
+  std::vector<std::string> foreign;                ///< files among the segments that are not ours
+  std::vector<StoreDirectory::SegmentFile> aside;  ///< what an earlier start would not unlink
   std::optional<TornTail> torn_tail;
   std::optional<SegmentId> torn_segment;  ///< a last segment whose creation was cut short
   /// The last journal segment, if it is not sealed: where it ends, and its skeleton so far.
@@ -54,9 +56,14 @@ struct Recovery {
   format::SkeletonWriter tail_skeleton;
   format::SegmentSalt tail_salt{};
   bool tail_is_damaged{};
-  std::vector<StoreDirectory::SegmentFile> leftovers;  ///< files that no longer count
-  std::vector<StoreDirectory::SegmentFile> spares;     ///< files to be written anew
-  std::uint64_t unknown_bytes{};                       ///< of damage that may have hidden a grant
+  /// A file that does not count any more.
+  struct Leftover {
+    StoreDirectory::SegmentFile file;
+    std::string doubt;  ///< why that is not certain: it must not be lost; empty: it is
+  };
+  std::vector<Leftover> leftovers;
+  std::vector<StoreDirectory::SegmentFile> spares;  ///< files to be written anew
+  std::uint64_t unknown_bytes{};                    ///< of damage that may have hidden a grant
   std::uint64_t records{};
   ScanProgress progress;
 };
@@ -66,11 +73,5 @@ struct Recovery {
 /// Errc::io.
 [[nodiscard]] Result<Recovery> recover(const StoreDirectory& directory,
                                        const ScanHooks& hooks = {});
-
-/// One journal segment's records into `recovery` and `builder`, from behind its head, one by one:
-/// of one that is not the last, all of which was durable (last_segment.h has the other). Public for
-/// the fuzzer.
-void recover_segment(SegmentId segment, const ByteSource& source, const ScanHooks& hooks,
-                     Recovery& recovery, IndexBuilder& builder);
 
 }  // namespace vmshadow::store

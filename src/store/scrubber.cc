@@ -2,11 +2,13 @@
 
 #include <fcntl.h>
 
+#include <optional>
 #include <utility>
 
 #include "base/unique_fd.h"
 #include "format/epoch_records.h"
 #include "io/file.h"
+#include "store/batch_check.h"
 #include "store/record_check.h"
 #include "store/segment_scanner.h"
 #include "store/segment_skeleton.h"
@@ -15,15 +17,22 @@ namespace vmshadow::store {
 
 /// The segment being read.
 struct Scrubber::Current {
-  Current(SegmentId segment, UniqueFd opened, const FileSource& bytes)
+  Current(SegmentId segment, format::SegmentKind kind, UniqueFd opened, const FileSource& bytes)
       : id(segment),
         fd(std::move(opened)),
         source(bytes),
-        scanner(source, format::kSegmentHeadBytes) {}
+        scanner(source, format::kSegmentHeadBytes) {
+    std::vector<std::byte> head_bytes(format::kSegmentHeadBytes);
+    head_bytes.resize(source.read_at(0, head_bytes));
+    const auto head = format::decode_segment_head(head_bytes);
+    // A damaged head costs nothing, but it does not say what the marks must be.
+    if (head && kind == format::SegmentKind::journal) batches.emplace(id, head->salt);
+  }
   SegmentId id;
   UniqueFd fd;
   FileSource source;
   SegmentScanner scanner;
+  std::optional<BatchCheck> batches;
 };
 
 Scrubber::Scrubber(const SegmentCatalog& catalog, const JournalIndex& index)
@@ -40,7 +49,7 @@ bool Scrubber::begin_next_segment() {
     if (!source) continue;
     // Only an offer to the kernel: where it declines, what was read lately is not read anew.
     [[maybe_unused]] const int ignored = ::posix_fadvise(fd->get(), 0, 0, POSIX_FADV_DONTNEED);
-    current_ = std::make_unique<Current>(id, *std::move(fd), *source);
+    current_ = std::make_unique<Current>(id, facts.kind, *std::move(fd), *source);
     return true;
   }
   return false;
@@ -91,9 +100,17 @@ std::vector<Damage> Scrubber::step(std::uint64_t bytes) {
     if (std::holds_alternative<EndOfSegment>(item)) {
       current_.reset();
     } else if (const auto* region = std::get_if<BadRegion>(&item)) {
+      if (current_->batches) current_->batches->skip();
       add(*region);
     } else {
       const auto& record = std::get<GoodRecord>(item);
+      if (auto& batches = current_->batches; batches && !batches->add(record, scanner.offset())) {
+        found.push_back({{current_->id, SegmentOffset{batches->begin()}},
+                         scanner.offset() - batches->begin(),
+                         "the mark of the batch is not that of its records",
+                         {},
+                         {}});
+      }
       if (const auto sound = check_decodes(record, LostPages::accepted, scratch); !sound) {
         add({record.offset, scanner.offset(), sound.error().message, record.prefix});
       }

@@ -1,5 +1,6 @@
 // Reads sealed segments again and again, a little at a time, and finds what the disk no longer
-// gives back as it was written, before somebody needs it.
+// gives back as it was written, before somebody needs it: records that fail their checksums or do
+// not decode, and batches that are not what their marks were made for.
 //
 // It goes round by segment number. A segment's cached pages are dropped first, so that it is the
 // disk that answers.

@@ -110,9 +110,16 @@ void report(const std::string& path, const Recovery& recovery) {
     for (const std::string& commit : torn->commits) {
       spdlog::warn(
           "store '{}': {} was in what was cut off; it was never acknowledged, unless the "
-          "disk lost what it had called durable",
+          "disk lost or damaged what it had called durable",
           path, commit);
     }
+  }
+  const StoreDirectory& directory = recovery.catalog->directory();
+  for (const StoreDirectory::SegmentFile& file : recovery.aside) {
+    spdlog::warn(
+        "store '{}': '{}' was kept by an earlier start and does not count: remove it once "
+        "nothing of it is missed",
+        path, directory.aside_path(file.tier, file.id));
   }
   for (const Damage& damage : recovery.damage) {
     spdlog::error("store '{}' is damaged: {}", path, damage.text());
@@ -126,8 +133,18 @@ void report(const std::string& path, const Recovery& recovery) {
 /// Leaves on disk only what recovery believes in, all of it durable; ends the last segment.
 Status settle(Recovery& recovery, io::FileSystem& files) {
   const StoreDirectory& directory = recovery.catalog->directory();
-  for (const StoreDirectory::SegmentFile& file : recovery.leftovers) {
-    VMSHADOW_TRY(files.remove(directory.segment_path(file.tier, file.id)));
+  for (const auto& [file, doubt] : recovery.leftovers) {
+    const std::string segment = directory.segment_path(file.tier, file.id);
+    if (doubt.empty()) {
+      VMSHADOW_TRY(files.remove(segment));
+    } else {
+      const std::string aside = directory.aside_path(file.tier, file.id);
+      spdlog::warn(
+          "store '{}': segment {} does not count any more, but {}: it is kept as '{}'; "
+          "remove that once nothing of it is missed",
+          directory.path(), segment_file_name(file.id), doubt, aside);
+      VMSHADOW_TRY(files.rename(segment, aside));
+    }
     VMSHADOW_TRY(files.sync_directory(directory.segments_path(file.tier)));
   }
   if (!recovery.tail) return {};
@@ -177,13 +194,6 @@ Result<std::unique_ptr<Store>> Store::open(const std::string& path, const Clock&
                   StoreDirectory::open_or_create(path, *log_files, options.tiers));
   VMSHADOW_ASSIGN(Recovery recovery, recover(directory));
   report(path, recovery);
-  // A segment whose creation was cut short goes like the other leftovers.
-  if (recovery.torn_segment) {
-    VMSHADOW_ASSIGN(const auto listing, directory.list());
-    for (const auto& file : listing.segments) {
-      if (file.id == *recovery.torn_segment) recovery.leftovers.push_back(file);
-    }
-  }
   VMSHADOW_TRY(settle(recovery, *log_files));
 
   auto state = std::make_shared<State>(std::move(lock), options, clock);

@@ -51,11 +51,11 @@ class SealedCheck {
 };
 
 /// The pages of a damaged group that can be read all the same, as bits.
-std::uint16_t whole_pages(const SegmentFiles& segments, const RecordPlace& place) {
+std::uint16_t whole_pages(const SegmentFiles& segments, const VmId& vm, const RecordPlace& place) {
   if (place.pages() == 0) return 0;
   std::vector<std::byte> record(place.record_bytes());
   if (!segments.read_raw(place.segment(), place.offset(), record)) return 0;
-  return DamagedGroup(place, record).whole();
+  return DamagedGroup(place, vm, record).whole();
 }
 
 void name_whole_pages(std::vector<Damage>& damage, const RecordPlace& place, std::uint16_t whole) {
@@ -90,8 +90,8 @@ Result<VerifyReport> Verifier::run(const std::string& path, const Progress& prog
   report.unopened = std::move(sealed.unopened);
   // What a skeleton says of a damaged record is in the index: it hurts those who would read it.
   const SegmentFiles segments(recovery.catalog, std::make_shared<const Keyring>(nullptr));
-  for (const RecordPlace& place : recovery.damaged_places) {
-    const std::uint16_t whole = whole_pages(segments, place);
+  for (const auto& [owner, place] : recovery.damaged_places) {
+    const std::uint16_t whole = whole_pages(segments, owner, place);
     if (whole != 0) name_whole_pages(report.damage, place, whole);
     for (VmInfo& vm : report.vms) {
       const std::vector<Epoch> needing =

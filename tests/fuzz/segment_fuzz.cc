@@ -16,7 +16,7 @@
 
 #include "base/assert.h"
 #include "format/journal.h"
-#include "store/last_segment.h"
+#include "store/batch_reader.h"
 #include "store/recovery.h"
 #include "store/segment_skeleton.h"
 
@@ -81,11 +81,11 @@ void recover_all(ByteSpan segment, bool is_last) {
   store::IndexBuilder builder(*recovery.index, assembler);
   const store::MemorySource source(segment);
   builder.begin_segment(SegmentId{1});
+  const auto salt = store::find_salt(SegmentId{1}, source);
   if (is_last) {
-    const auto salt = store::find_salt(SegmentId{1}, source).value_or(kSalt);
-    store::recover_last_segment(SegmentId{1}, salt, source, {}, recovery, builder);
+    store::recover_last_segment(SegmentId{1}, salt.value_or(kSalt), source, {}, recovery, builder);
   } else {
-    store::recover_segment(SegmentId{1}, source, {}, recovery, builder);
+    store::recover_segment(SegmentId{1}, salt, source, {}, recovery, builder);
   }
   builder.finish();
   assembler.assemble(*recovery.index, builder.damage());
