@@ -23,7 +23,7 @@ void add_commits(MetricsPage& page, const store::StoreStats& stats) {
   page.gauge("vmshadow_store_queue_bytes", "Records that wait to be written.",
              number(stats.queued_bytes));
   page.gauge("vmshadow_store_spare_bytes", "Memory kept for the next records.",
-             number(stats.spare_bytes));
+             number(stats.kept_memory_bytes));
   page.counter("vmshadow_store_ingested_bytes_total", "Bytes of records taken from sidecars.",
                number(stats.ingested_bytes));
   page.counter("vmshadow_store_written_bytes_total", "All bytes written to segments.",

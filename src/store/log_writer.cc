@@ -104,7 +104,7 @@ std::size_t LogWriter::queued_bytes() const {
   return queue_.held_bytes();
 }
 
-std::size_t LogWriter::spare_bytes() const {
+std::size_t LogWriter::kept_memory_bytes() const {
   const std::lock_guard lock(spare_mutex_);
   std::size_t bytes = 0;
   for (const LogPiece& piece : spare_) bytes += piece.bytes.capacity();
@@ -295,7 +295,11 @@ std::size_t LogWriter::fitting(const Batch& batch, std::size_t first) const {
 
 /// Writes requests that fit the segment; every one is answered or, a mere piece, in the log.
 void LogWriter::write_run(Batch& batch, std::size_t first, std::size_t count) {
-  const auto written = try_run(batch, first, count);
+  auto written = try_run(batch, first, count);
+  // Spare files go before any epoch does.
+  if (!written && written.error().code == Errc::no_space && segment_.remove_spares()) {
+    written = try_run(batch, first, count);
+  }
   if (written) {
     finish_run(batch, first, count);
   } else if (written.error().code != Errc::no_space) {
@@ -303,12 +307,11 @@ void LogWriter::write_run(Batch& batch, std::size_t first, std::size_t count) {
     for (std::size_t i = first; i < first + count; ++i) refuse(batch[i], poison_error());
   } else {
     cut_back();
-    const bool freed = segment_.remove_spares();
     // One that asks for too much must not cost the others their commit.
     for (std::size_t i = first; i < first + count; ++i) {
       if (auto failure = failure_of(batch[i])) {
         refuse(batch[i], *failure);
-      } else if (count == 1 && !freed) {
+      } else if (count == 1) {
         refuse(batch[i], no_space(batch[i]));
       } else {
         write_run(batch, i, 1);

@@ -125,7 +125,7 @@ class LogWriter {
   [[nodiscard]] std::uint64_t ingested_bytes() const { return ingested_bytes_; }
   /// Records that wait to be written, and memory kept for the next ones, in bytes.
   [[nodiscard]] std::size_t queued_bytes() const;
-  [[nodiscard]] std::size_t spare_bytes() const;
+  [[nodiscard]] std::size_t kept_memory_bytes() const;
   /// A failed write or sync has ended it.
   [[nodiscard]] bool poisoned() const;
 

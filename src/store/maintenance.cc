@@ -250,12 +250,19 @@ bool Maintenance::has_tier(TierKind kind) const {
                      [&](const TierDirectory& tier) { return tier.kind == kind; });
 }
 
-bool Maintenance::is_short(TierIndex tier, std::uint64_t taken) const {
+bool Maintenance::is_little(TierIndex tier, std::uint64_t room, std::uint64_t taken) const {
   const double share =
       options_.tier_room_min * static_cast<double>(tier_size(ground_.catalog, tier));
   const double wanted = std::min(share, static_cast<double>(options_.tier_room_bytes));
-  const std::uint64_t room = tier_room(ground_.catalog, tier);
   return static_cast<double>(room - std::min(room, taken)) < wanted;
+}
+
+bool Maintenance::is_short(TierIndex tier, std::uint64_t taken) const {
+  return is_little(tier, tier_room_without_spares(ground_.catalog, tier), taken);
+}
+
+bool Maintenance::is_short_with_spares(TierIndex tier, std::uint64_t taken) const {
+  return is_little(tier, tier_room(ground_.catalog, tier), taken);
 }
 
 /// What is rewritten within the kept history stays on the fast tier.
@@ -341,8 +348,9 @@ SegmentId Maintenance::unthinned_begins() const {
 bool Maintenance::remove_spares(bool all) {
   bool freed = false;
   for (TierIndex tier = 0; tier < ground_.catalog.directory().tiers().size(); ++tier) {
-    if (!all && !is_short(tier)) continue;
+    if (!all && !is_short_with_spares(tier)) continue;
     freed = ground_.spares.remove_all(tier, *files_) || freed;
+    freed = spare_writer_.give_up(tier) || freed;
   }
   return freed;
 }
@@ -499,8 +507,9 @@ Status Maintenance::write_ahead() {
   const std::uint64_t ingested = ground_.log.ingested_bytes();
   const bool is_quiet = ingested - std::exchange(ingested_before_, ingested) <= worth;
   if (!is_quiet) return {};
-  const auto written = spare_writer_.step(
-      worth, [this](TierIndex tier, std::uint64_t bytes) { return is_short(tier, bytes); });
+  const auto written = spare_writer_.step(worth, [this](TierIndex tier, std::uint64_t bytes) {
+    return is_short_with_spares(tier, bytes);
+  });
   // Nothing needs it: a disk that is full without anyone seeing it come is none of our business.
   if (!written) return written.error().code == Errc::no_space ? Status() : fail(written.error());
   const std::lock_guard lock(mutex_);

@@ -123,7 +123,7 @@ class Maintenance {
   Status write_ahead();
   Status archive(const std::vector<SegmentId>& sources, const Archiver::Placement& placement);
   void remove_left_behind();
-  /// Those of tiers that are short of room, or `all` of them. True if there were any.
+  /// Those of tiers that are short of room with them, or `all` of them. True if there were any.
   bool remove_spares(bool all);
   void add_damage(const std::vector<Damage>& found);
   /// What archives may take of all tiers together.
@@ -131,8 +131,11 @@ class Maintenance {
   /// Whether a kept epoch's damage is put down to this missing segment.
   [[nodiscard]] bool is_missed(SegmentId segment) const;
   [[nodiscard]] Archiver::Placement placement() const;
-  /// Whether it would be if it had `taken` bytes more.
+  /// Whether a tier is short of room, or would be if it had `taken` bytes more.
   [[nodiscard]] bool is_short(TierIndex tier, std::uint64_t taken = 0) const;
+  /// Whether it is as long as it has its spare files: these go first.
+  [[nodiscard]] bool is_short_with_spares(TierIndex tier, std::uint64_t taken = 0) const;
+  [[nodiscard]] bool is_little(TierIndex tier, std::uint64_t room, std::uint64_t taken) const;
   [[nodiscard]] bool has_tier(TierKind kind) const;
   /// The first journal segment that an epoch which is not thinned yet (thinned_up_to()) needs for
   /// itself.

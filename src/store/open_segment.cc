@@ -49,13 +49,19 @@ std::uint64_t OpenSegment::upkeep_bytes() const {
 
 Status OpenSegment::choose_tier(bool for_upkeep) {
   const SegmentCatalog& catalog = ground_.catalog;
-  VMSHADOW_ASSIGN(tier_, store::choose_tier(catalog, TierKind::ssd, limits_.room_bytes_min));
-  const auto is_upkeeps = [&] {
-    return !for_upkeep && tier_room(catalog, tier_) < upkeep_bytes() + limits_.room_bytes_min;
+  const std::uint64_t bytes = limits_.room_bytes_min;
+  const auto lacks = [&] {
+    return tier_room(catalog, tier_) < bytes + (for_upkeep ? 0 : upkeep_bytes());
   };
-  if (is_upkeeps() && (!remove_spares() || is_upkeeps())) {
-    return fail(Errc::no_space, "what is left is for the store's upkeep");
+  // Spare files go before the segment is begun on a slow disk, or not at all.
+  if (const auto tier = choose_tier_of(catalog, TierKind::ssd, bytes)) {
+    tier_ = *tier;
+  } else {
+    VMSHADOW_ASSIGN(tier_, store::choose_tier(catalog, TierKind::ssd, bytes, SpareFiles::go));
   }
+  if (!lacks() || (remove_spares() && !lacks())) return {};
+  VMSHADOW_ASSIGN(tier_, store::choose_tier(catalog, TierKind::ssd, bytes));
+  if (lacks()) return fail(Errc::no_space, "what is left is for the store's upkeep");
   return {};
 }
 
@@ -73,7 +79,11 @@ Status OpenSegment::make(bool for_upkeep) {
   make_mark(head.size(), head.size() + opening.size(), format::chain_records(0, opening),
             {id, SegmentOffset{0}});
   const std::array<ByteSpan, 3> pieces = {head, opening, mark_};
-  VMSHADOW_ASSIGN(Made made, make_file(id, pieces));
+  auto written = make_file(id, pieces);
+  if (!written && written.error().code == Errc::no_space && remove_spares()) {
+    written = make_file(id, pieces);
+  }
+  VMSHADOW_ASSIGN(Made made, std::move(written));
 
   file_ = std::move(made.file);
   reserved_end_ = made.file_bytes;
@@ -195,6 +205,7 @@ void OpenSegment::advance() { tail_.offset = SegmentOffset{written_end_}; }
 Status OpenSegment::cut_back(const End& end) {
   VMSHADOW_ASSERT(end.at.segment == tail_.segment);
   VMSHADOW_TRY(file_->truncate(end.at.offset.value));
+  ground_.catalog.set_file_bytes(tail_.segment, 0);
   tail_ = end.at;
   skeleton_.rewind(end.skeleton);
   reserved_end_ = 0;
@@ -214,6 +225,7 @@ Status OpenSegment::seal() {
   // recycled file little is lost by that: what a segment's skeleton takes, another's does too.
   VMSHADOW_TRY(file_->truncate(sealed_end));
   ground_.catalog.set_bytes(tail_.segment, sealed_end, written.has_value());
+  ground_.catalog.set_file_bytes(tail_.segment, 0);
   tail_.offset = SegmentOffset{sealed_end};
   file_.reset();
   return {};

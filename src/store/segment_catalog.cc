@@ -37,7 +37,13 @@ void SegmentCatalog::set_bytes(SegmentId id, std::uint64_t bytes, bool sealed) {
   VMSHADOW_ASSERT(found != segments_.end());
   found->second.bytes = bytes;
   found->second.sealed = sealed;
-  if (sealed) found->second.file_bytes = 0;
+}
+
+void SegmentCatalog::set_file_bytes(SegmentId id, std::uint64_t bytes) {
+  const std::lock_guard lock(mutex_);
+  const auto found = segments_.find(id);
+  VMSHADOW_ASSERT(found != segments_.end());
+  found->second.file_bytes = bytes;
 }
 
 void SegmentCatalog::set_listed(const std::vector<SegmentId>& ids, bool listed) {

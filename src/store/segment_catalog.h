@@ -30,7 +30,7 @@ struct SegmentFacts {
   std::uint64_t record_bytes{};
   /// Its file is lost; what should be there is known from a list.
   bool missing{};
-  /// What its file takes if that is more than `bytes`: a recycled one, until it is sealed.
+  /// What its file takes if that is more than `bytes`: a recycled one, until it is cut.
   std::uint64_t file_bytes{};
   [[nodiscard]] std::uint64_t disk_bytes() const { return bytes > file_bytes ? bytes : file_bytes; }
 };
@@ -49,6 +49,8 @@ class SegmentCatalog {
 
   void add(SegmentId id, const SegmentFacts& facts);
   void set_bytes(SegmentId id, std::uint64_t bytes, bool sealed);
+  /// Its file takes so much, if that is more than the segment's bytes.
+  void set_file_bytes(SegmentId id, std::uint64_t bytes);
   void set_listed(const std::vector<SegmentId>& ids, bool listed);
   void remove(SegmentId id);
 
@@ -56,7 +58,8 @@ class SegmentCatalog {
   [[nodiscard]] std::map<SegmentId, SegmentFacts> all() const;
   /// Those listed, as segment_list records have them, by number.
   [[nodiscard]] std::vector<format::SegmentEntry> entries() const;
-  /// What the spare files of a tier take (spare_segments.h).
+  /// What the spare files of a tier take, one that is being written ahead included
+  /// (spare_segments.h).
   void set_spare_bytes(TierIndex tier, std::uint64_t bytes);
   [[nodiscard]] std::uint64_t spare_bytes(TierIndex tier) const;
   /// What the files of a tier take, spare ones included.

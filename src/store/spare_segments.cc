@@ -128,8 +128,15 @@ void SpareSegments::add(const Entry& entry) {
   count_bytes(entry.spare.tier);
 }
 
+void SpareSegments::set_under_way(TierIndex tier, std::uint64_t bytes) {
+  const std::lock_guard lock(mutex_);
+  under_way_[tier] = bytes;
+  count_bytes(tier);
+}
+
 void SpareSegments::count_bytes(TierIndex tier) {
-  std::uint64_t bytes = 0;
+  const auto under_way = under_way_.find(tier);
+  std::uint64_t bytes = under_way == under_way_.end() ? 0 : under_way->second;
   for (const Entry& entry : entries_) {
     if (entry.spare.tier == tier) bytes += entry.spare.bytes;
   }

@@ -16,6 +16,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <map>
 #include <mutex>
 #include <optional>
 #include <vector>
@@ -61,12 +62,15 @@ class SpareSegments {
   [[nodiscard]] Status give_up(SegmentId id, TierIndex tier, io::FileSystem& files);
   /// A new file that is durable under its name as a spare's.
   void add_durable(const Spare& spare) { add({spare, true}); }
+  /// So much a file takes that is being written to become a spare of the tier; 0: none is.
+  void set_under_way(TierIndex tier, std::uint64_t bytes);
   /// The tier's directory is durable as it is now. Only then can what was given up be taken: after
   /// a crash it could have its old name again, and must then be the old segment.
   void names_are_durable(TierIndex tier);
   /// One of the tier to be written anew; it is no spare any more.
   [[nodiscard]] std::optional<Spare> take(TierIndex tier);
-  /// Removes all spares of a tier that is short of room. True if that gave it some.
+  /// Removes all spares of a tier that is short of room, but for one that is being written. True if
+  /// that gave it some.
   bool remove_all(TierIndex tier, io::FileSystem& files);
 
   [[nodiscard]] std::size_t count(TierIndex tier) const;
@@ -90,6 +94,7 @@ class SpareSegments {
   const SpareLimits limits_;
   mutable std::mutex mutex_;
   std::vector<Entry> entries_;
+  std::map<TierIndex, std::uint64_t> under_way_;  ///< bytes
   std::uint64_t taken_ = 0;
 };
 

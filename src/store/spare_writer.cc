@@ -29,8 +29,8 @@ Result<std::uint64_t> SpareWriter::step(std::uint64_t bytes, const IsShort& is_s
     const auto tier = choose_tier(catalog_, TierKind::ssd, 0);
     if (!tier || spares_.count(*tier) >= count_ || is_short(*tier, 2 * file_bytes_)) return 0;
     VMSHADOW_TRY(begin(*tier));
-  } else if (is_short(spare_.tier, 0)) {
-    discard();
+  } else if (spares_.count(spare_.tier) >= count_ || is_short(spare_.tier, 0)) {
+    discard();  // segments that were given up are enough, or the room is needed
     return 0;
   }
   static const std::vector<std::byte> zeros(kZerosBytes);
@@ -45,6 +45,7 @@ Result<std::uint64_t> SpareWriter::step(std::uint64_t bytes, const IsShort& is_s
     }
     spare_.bytes += piece.size();
     written += piece.size();
+    spares_.set_under_way(spare_.tier, spare_.bytes);
   }
   if (spare_.bytes == file_bytes_) VMSHADOW_TRY(finish());
   return written;
@@ -67,12 +68,21 @@ Status SpareWriter::finish() {
     return synced;
   }
   file_.reset();
+  spares_.set_under_way(spare_.tier, 0);
   spares_.add_durable(spare_);
   return {};
 }
 
+bool SpareWriter::give_up(TierIndex tier) {
+  if (file_ == nullptr || spare_.tier != tier) return false;
+  const bool has_bytes = spare_.bytes > 0;
+  discard();
+  return has_bytes;
+}
+
 void SpareWriter::discard() {
   file_.reset();
+  spares_.set_under_way(spare_.tier, 0);
   const auto removed = files_.remove(catalog_.directory().spare_path(spare_.tier, spare_.id));
   if (!removed) spdlog::debug("a spare file stays behind: {}", removed.error().message);
 }

@@ -1,8 +1,8 @@
 // Writes spare files ahead of need, so that a store that has given up no segment yet begins its
 // journal in blocks that are written already: zeros, a little at a time, while little comes in.
 //
-// A file under way is no spare yet. If the program ends before it is whole, the next start keeps or
-// removes it as any other spare file.
+// A file under way is no spare yet, but its bytes count as spare files' do. If the program ends
+// before it is whole, the next start keeps or removes it as any other spare file.
 #pragma once
 
 #include <cstdint>
@@ -29,6 +29,8 @@ class SpareWriter {
   using IsShort = std::function<bool(TierIndex tier, std::uint64_t bytes)>;
   /// Writes about `bytes` more, if they are wanted; says how many.
   [[nodiscard]] Result<std::uint64_t> step(std::uint64_t bytes, const IsShort& is_short);
+  /// Removes the file under way if it is in this tier. True if that gave the tier some room.
+  bool give_up(TierIndex tier);
 
  private:
   [[nodiscard]] Status begin(TierIndex tier);

@@ -351,7 +351,7 @@ StoreStats Store::stats() const {
   stats.commits = state.commits.took.counts();
   stats.refused_epochs = state.commits.refused;
   stats.queued_bytes = state.log->queued_bytes();
-  stats.spare_bytes = state.log->spare_bytes();
+  stats.kept_memory_bytes = state.log->kept_memory_bytes();
   stats.poisoned = state.log->poisoned();
   stats.epochs = totals.epochs;
   stats.page_versions = totals.page_versions;

@@ -43,7 +43,7 @@ struct StoreStats {
   DurationBuckets::Counts commits;  ///< since then, as CommitFigures has them
   std::uint64_t refused_epochs{};
   std::uint64_t queued_bytes{};       ///< records that wait to be written
-  std::uint64_t spare_bytes{};        ///< memory kept for the next records
+  std::uint64_t kept_memory_bytes{};  ///< memory kept for the next records
   bool poisoned{};                    ///< a write or sync failed: nothing is taken until a restart
   std::uint64_t written_bytes{};      ///< all bytes written to segments since then
   std::uint64_t moved_bytes{};        ///< of those, by draining, compaction and moves between tiers

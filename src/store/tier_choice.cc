@@ -9,14 +9,28 @@
 
 namespace vmshadow::store {
 
-std::uint64_t tier_room(const SegmentCatalog& catalog, TierIndex tier) {
+namespace {
+
+std::uint64_t room_of(const SegmentCatalog& catalog, TierIndex tier, std::uint64_t spare_bytes) {
   const TierDirectory& directory = catalog.directory().tiers()[tier];
   // What cannot be asked is found out by writing.
   const std::uint64_t free = io::free_bytes(directory.path).value_or(UINT64_MAX);
-  if (directory.capacity_bytes == 0) return free;
-  const std::uint64_t used = catalog.tier_bytes(tier);
+  const std::uint64_t on_disk = free > UINT64_MAX - spare_bytes ? UINT64_MAX : free + spare_bytes;
+  if (directory.capacity_bytes == 0) return on_disk;
+  const std::uint64_t taken = catalog.tier_bytes(tier);
+  const std::uint64_t used = taken - std::min(taken, spare_bytes);  // they may have gone just now
   const std::uint64_t left = directory.capacity_bytes > used ? directory.capacity_bytes - used : 0;
-  return std::min(free, left);
+  return std::min(on_disk, left);
+}
+
+}  // namespace
+
+std::uint64_t tier_room(const SegmentCatalog& catalog, TierIndex tier) {
+  return room_of(catalog, tier, 0);
+}
+
+std::uint64_t tier_room_without_spares(const SegmentCatalog& catalog, TierIndex tier) {
+  return room_of(catalog, tier, catalog.spare_bytes(tier));
 }
 
 std::uint64_t tier_size(const SegmentCatalog& catalog, TierIndex tier) {
@@ -26,13 +40,14 @@ std::uint64_t tier_size(const SegmentCatalog& catalog, TierIndex tier) {
 }
 
 std::optional<TierIndex> choose_tier_of(const SegmentCatalog& catalog, TierKind kind,
-                                        std::uint64_t bytes) {
+                                        std::uint64_t bytes, SpareFiles spares) {
   const auto& tiers = catalog.directory().tiers();
   std::optional<TierIndex> best;
   std::uint64_t best_room = 0;
   for (TierIndex i = 0; i < tiers.size(); ++i) {
     if (tiers[i].kind != kind) continue;
-    const std::uint64_t room = tier_room(catalog, i);
+    const std::uint64_t room =
+        spares == SpareFiles::go ? tier_room_without_spares(catalog, i) : tier_room(catalog, i);
     if (room >= bytes && (!best || room > best_room)) {
       best = i;
       best_room = room;
@@ -41,10 +56,11 @@ std::optional<TierIndex> choose_tier_of(const SegmentCatalog& catalog, TierKind 
   return best;
 }
 
-Result<TierIndex> choose_tier(const SegmentCatalog& catalog, TierKind kind, std::uint64_t bytes) {
+Result<TierIndex> choose_tier(const SegmentCatalog& catalog, TierKind kind, std::uint64_t bytes,
+                              SpareFiles spares) {
   const TierKind other = kind == TierKind::ssd ? TierKind::hdd : TierKind::ssd;
   for (const TierKind of : {kind, other}) {
-    if (const auto tier = choose_tier_of(catalog, of, bytes)) return *tier;
+    if (const auto tier = choose_tier_of(catalog, of, bytes, spares)) return *tier;
   }
   std::string names;
   for (const TierDirectory& tier : catalog.directory().tiers()) {

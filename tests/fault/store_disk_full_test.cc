@@ -130,6 +130,79 @@ TEST_F(StoreDiskFullTest, ATruncationThatFailsPoisons) {
   EXPECT_EQ(model_.check(*store->reader()), "");
 }
 
+TEST_F(StoreDiskFullTest, SpareFilesGoBeforeAnEpochDoes) {
+  StoreOptions options;
+  options.piece_bytes = 20'000;
+  options.log.vm_queue_bytes = 30'000;  // so that an epoch takes several writes
+  options.background_maintenance = false;
+  options.maintenance.spares_ahead = 2;
+  options.maintenance.spare_bytes = options.log.segment_bytes = 400'000;
+  EpochMaker maker("web", 64);
+  auto store = open(options);
+  auto session = store->open_session("web", "p");
+  ASSERT_TRUE(session);
+  EpochSession& s = **session;
+  ASSERT_TRUE(model_.ship(s, maker, maker.make(s.generation(), Epoch{0}, true, {{1, 1}})));
+  ASSERT_TRUE(store->maintain());
+  ASSERT_TRUE(store->maintain());
+  ASSERT_GT(store->stats().tiers.at(0).spare_bytes, 800'000u);
+  // Some of its pieces are written, and not durable, when the disk is full.
+  int writes = 0;
+  disk_.on_operation([&](const test::FaultyDisk::Operation& operation) {
+    if (operation.kind != test::FaultyDisk::OperationKind::write || ++writes != 3) return;
+    disk_.fail_at(operation.number, ENOSPC, 700);
+  });
+  const auto taken =
+      model_.ship(s, maker, maker.make(s.generation(), Epoch{1}, false, many_pages(64, 5)));
+  disk_.on_operation({});
+  ASSERT_TRUE(taken) << taken.error().message;
+  ASSERT_GT(writes, 3);
+  EXPECT_EQ(store->stats().tiers.at(0).spare_bytes, 0u);
+  EXPECT_EQ(model_.check(*store->reader()), "");
+}
+
+TEST_F(StoreDiskFullTest, ASegmentIsBegunOnceMoreWithoutSpareFiles) {
+  StoreOptions options;
+  options.background_maintenance = false;
+  options.maintenance.spares_ahead = 2;
+  options.maintenance.spare_bytes = options.log.segment_bytes = 400'000;
+  auto store = open(options);
+  ASSERT_TRUE(store->maintain());
+  ASSERT_TRUE(store->maintain());
+  // As a file system may need room to write anew what is there.
+  disk_.on_operation([&](const test::FaultyDisk::Operation& operation) {
+    const bool is_spare = operation.path.ends_with(".spare");
+    if (is_spare && operation.kind == test::FaultyDisk::OperationKind::write) {
+      disk_.fail_at(operation.number, ENOSPC);
+    }
+  });
+  const auto session = store->open_session("web", "p");
+  ASSERT_TRUE(session) << session.error().message;
+  disk_.on_operation({});
+  EXPECT_EQ(store->stats().tiers.at(0).spare_bytes, 0u);
+}
+
+TEST_F(StoreDiskFullTest, WhatWasCutOffARecycledFileIsNotCounted) {
+  StoreOptions options;
+  options.background_maintenance = false;
+  options.maintenance.spares_ahead = 1;
+  options.maintenance.spare_bytes = options.log.segment_bytes = 400'000;
+  EpochMaker maker("web", 64);
+  auto store = open(options);
+  ASSERT_TRUE(store->maintain());
+  auto session = store->open_session("web", "p");
+  ASSERT_TRUE(session);
+  EpochSession& s = **session;
+  ASSERT_EQ(store->stats().recycled_segments, 1u);
+  const auto stored = [&] { return store->stats().tiers.at(0).stored_bytes; };
+  const std::string path = dir_ + "/segments/0000000000000002.seg";
+  EXPECT_EQ(stored(), std::filesystem::file_size(path));
+  disk_.fail_at(disk_.operations(), ENOSPC, 100);
+  ASSERT_FALSE(model_.ship(s, maker, maker.make(s.generation(), Epoch{0}, true, {{1, 1}})));
+  ASSERT_LT(std::filesystem::file_size(path), 100'000u);
+  EXPECT_EQ(stored(), std::filesystem::file_size(path));
+}
+
 // The disk is full again and again while VMs commit side by side: nobody's acknowledged epoch is
 // lost.
 TEST_F(StoreDiskFullTest, ManyVmsAtTheEdge) {

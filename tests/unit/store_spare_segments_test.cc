@@ -187,7 +187,8 @@ TEST_F(RecyclingTest, ANewStoreWritesSomeAhead) {
   auto store = open_store();
   for (int pass = 0; pass < 3; ++pass) ASSERT_TRUE(store->maintain());
   EXPECT_EQ(files_ending(".spare"), 2u);
-  EXPECT_EQ(store->stats().tiers.at(0).spare_bytes, 32'768u) << "the second is under way";
+  EXPECT_EQ(store->stats().tiers.at(0).spare_bytes, 32'768u + 20'480u)
+      << "the second is under way, and counts";
   for (int pass = 0; pass < 5; ++pass) ASSERT_TRUE(store->maintain());
   EXPECT_EQ(files_ending(".spare"), 2u);
   EXPECT_EQ(store->stats().tiers.at(0).spare_bytes, 2 * 32'768u);
@@ -200,6 +201,107 @@ TEST_F(RecyclingTest, ANewStoreWritesSomeAhead) {
   const std::uint64_t ahead = store->stats().ahead_bytes;
   churn(*store, 40);
   EXPECT_EQ(store->stats().ahead_bytes, ahead);
+}
+
+TEST_F(RecyclingTest, ATierFullOfSparesTakesEpochs) {
+  auto store = open_store();
+  churn(*store, 60);
+  store.reset();
+  ASSERT_GT(files_ending(".spare"), 0u);
+  std::uint64_t bytes = 0;
+  for (const auto& file : std::filesystem::directory_iterator(dir_ + "/segments")) {
+    bytes += file.file_size();
+  }
+  options_.log.room_bytes_min = 20'000;
+  options_.log.reserve_bytes = 0;
+  const std::string slow = temp_.file("slow");
+  for (const bool has_slow : {true, false}) {
+    options_.tiers = {{TierKind::ssd, dir_, bytes}};
+    if (has_slow) options_.tiers.push_back({TierKind::hdd, slow, 0});
+    store = open_store();
+    const auto session = store->open_session("web", "a");
+    ASSERT_TRUE(session) << session.error().message;
+    EXPECT_EQ(store->stats().tiers.at(0).spare_bytes, 0u) << "they have made room";
+    if (has_slow) {
+      EXPECT_TRUE(std::filesystem::is_empty(slow + "/segments"));
+      // Another spare, as nothing but its room is of interest.
+      store.reset();
+      std::ofstream(dir_ + "/segments/00000000000000ff.spare").close();
+      std::filesystem::resize_file(dir_ + "/segments/00000000000000ff.spare", 40'000);
+      bytes = 0;
+      for (const auto& file : std::filesystem::directory_iterator(dir_ + "/segments")) {
+        bytes += file.file_size();
+      }
+    }
+  }
+}
+
+TEST_F(RecyclingTest, WhatIsWrittenAheadIsGivenUpWhenTheRoomIsNeeded) {
+  options_.tiers = {{TierKind::ssd, dir_, 1'000'000}};
+  options_.maintenance.tier_room_min = 0.8;
+  options_.maintenance.spares_ahead = 1;
+  options_.maintenance.spare_bytes = 32'000;
+  options_.maintenance.spare_bytes_per_second = 20'000;
+  auto store = open_store();
+  ASSERT_TRUE(store->maintain());
+  EXPECT_EQ(files_ending(".spare"), 1u);
+  EXPECT_EQ(store->stats().tiers.at(0).spare_bytes, 20'480u);
+  auto session = store->open_session("web", "a");
+  ASSERT_TRUE(session);
+  for (std::uint64_t epoch = 0; epoch < 12; ++epoch) {
+    const auto made =
+        maker_.make((*session)->generation(), Epoch{epoch}, epoch == 0,
+                    {{0, ++stamp_}, {1, ++stamp_}, {2, ++stamp_}, {3, ++stamp_}}, 2, 100);
+    ASSERT_TRUE(test::ship(**session, made));
+  }
+  ASSERT_GT(store->stats().tiers.at(0).stored_bytes, 200'000u) << "the tier is short now";
+  ASSERT_TRUE(store->maintain());
+  EXPECT_EQ(files_ending(".spare"), 0u) << "though epochs came, so that none is written";
+  EXPECT_EQ(store->stats().tiers.at(0).spare_bytes, 0u);
+}
+
+/// Segments that a pass gives up become spares. That is no reason to drain what is young.
+TEST_F(RecyclingTest, SparesDoNotMakeATierShort) {
+  auto store = open_store();
+  auto session = store->open_session("web", "a");
+  ASSERT_TRUE(session);
+  const auto ship = [&](int epochs) {
+    for (int i = 0; i < epochs; ++i) {
+      const Epoch epoch = (*session)->next_epoch();
+      const auto made =
+          maker_.make((*session)->generation(), epoch, epoch.value == 0,
+                      {{0, ++stamp_}, {1, ++stamp_}, {2, ++stamp_}, {3, ++stamp_}}, 2, 100);
+      ASSERT_TRUE(test::ship(**session, made));
+    }
+  };
+  ship(5);
+  clock_.advance(std::chrono::minutes(10));
+  ship(5);
+  session->reset();
+  store.reset();
+  const std::size_t young = files_ending(".seg") / 2;
+  std::uint64_t bytes = 0;
+  for (const auto& file : std::filesystem::directory_iterator(dir_ + "/segments")) {
+    bytes += file.file_size();
+  }
+  const auto capacity = static_cast<double>(4 * bytes);
+  options_.tiers = {{TierKind::ssd, dir_, 4 * bytes}};
+  options_.maintenance.tier_room_min = (capacity - static_cast<double>(bytes) - 16'000) / capacity;
+  store = open_store();
+  ASSERT_TRUE(store->maintain());
+  EXPECT_GT(store->stats().removed_bytes, 0u) << "what is old was given up";
+  EXPECT_GE(store->stats().journal_segments, young);
+}
+
+TEST_F(RecyclingTest, ATierThatIsLeftOutKeepsNone) {
+  const std::string other = temp_.file("other");
+  options_.tiers = {{TierKind::ssd, dir_, 0}, {TierKind::ssd, other, 0}};
+  open_store();
+  const std::string spare = other + "/segments/0000000000000007.spare";
+  std::ofstream(spare) << "anything";
+  options_.tiers = {{TierKind::ssd, dir_, 0}};
+  open_store();
+  EXPECT_FALSE(std::filesystem::exists(spare));
 }
 
 TEST(RewriteLockTest, ExcludesReadersAndIsExcludedByThem) {
