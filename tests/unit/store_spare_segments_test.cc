@@ -262,6 +262,7 @@ TEST_F(RecyclingTest, WhatIsWrittenAheadIsGivenUpWhenTheRoomIsNeeded) {
 
 /// Segments that a pass gives up become spares. That is no reason to drain what is young.
 TEST_F(RecyclingTest, SparesDoNotMakeATierShort) {
+  options_.log.spares_max = 32;  // all that is given up
   auto store = open_store();
   auto session = store->open_session("web", "a");
   ASSERT_TRUE(session);
