@@ -236,21 +236,21 @@ void Recoverer::scan(const SegmentInFile& segment, const SkeletonOutcome& skelet
     }
     const auto& record = std::get<GoodRecord>(item);
     ++recovery_.records;
-    if (skeleton.visited && !places.have(record)) {
+    const bool is_own = !skeleton.visited || places.have(record);
+    if (!is_own) {
       batches.skip();
-      damaged({record.offset, scanner.offset(),
-               "another record stands here than the segment's skeleton says", std::nullopt});
-      continue;
-    }
-    if (segment.kind == format::SegmentKind::journal && !batches.add(record, scanner.offset())) {
+    } else if (segment.kind == format::SegmentKind::journal &&
+               !batches.add(record, scanner.offset())) {
       note(id, batches.begin(), scanner.offset() - batches.begin(),
            "the mark of the batch is not that of its records");
     }
-    if (hooks_.check) {
-      if (const auto sound = hooks_.check(record); !sound) {
-        damaged({record.offset, scanner.offset(), sound.error().message, record.prefix});
-        continue;
-      }
+    Status sound = hooks_.check ? hooks_.check(record) : Status();
+    if (sound && !is_own) {
+      sound = fail(Errc::corrupt, "another record stands here than the segment's skeleton says");
+    }
+    if (!sound) {
+      damaged({record.offset, scanner.offset(), sound.error().message, record.prefix});
+      continue;
     }
     sink.add({id, SegmentOffset{record.offset}}, record.prefix, record.body);
   }
