@@ -59,7 +59,7 @@ Status ArchiveWriter::begin_segment() {
   VMSHADOW_ASSIGN(const TierIndex tier, choose_tier(catalog_, plan_.kind, bytes));
   const StoreDirectory& directory = catalog_.directory();
   const SegmentId id = catalog_.allocate();
-  VMSHADOW_ASSIGN(file_, files_.create(directory.segment_path(tier, id)));
+  VMSHADOW_ASSIGN(file_, files_.create(directory.spare_path(tier, id)));
   made_.push_back({id, tier, 0, 0});
   catalog_.add(id, {format::SegmentKind::archive, tier, 0, false, false, 0});
   if (const auto reserved = file_->preallocate(bytes); !reserved) {
@@ -113,7 +113,10 @@ Status ArchiveWriter::end_segment() {
   made_.back().bytes = flushed_;
   catalog_.set_bytes(made_.back().id, flushed_, true);
   file_.reset();
-  return {};
+  const StoreDirectory& directory = catalog_.directory();
+  const Made& made = made_.back();
+  return files_.rename(directory.spare_path(made.tier, made.id),
+                       directory.segment_path(made.tier, made.id));
 }
 
 Status ArchiveWriter::finish() {
@@ -127,10 +130,12 @@ Status ArchiveWriter::finish() {
 void ArchiveWriter::discard() {
   file_.reset();
   for (const Made& made : made_) {
-    const std::string path = catalog_.directory().segment_path(made.tier, made.id);
-    if (const auto removed = files_.remove(path);
-        !removed && removed.error().code != Errc::not_found) {
-      spdlog::warn("an unfinished archive stays behind and is removed at the next start: {}",
+    const StoreDirectory& directory = catalog_.directory();
+    for (const std::string& path :
+         {directory.spare_path(made.tier, made.id), directory.segment_path(made.tier, made.id)}) {
+      const auto removed = files_.remove(path);
+      if (removed || removed.error().code == Errc::not_found) continue;
+      spdlog::warn("an archive that is not needed stays behind until the next start: {}",
                    removed.error().message);
     }
     catalog_.remove(made.id);

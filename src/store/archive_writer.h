@@ -5,7 +5,8 @@
 //
 // A new segment is begun when one is full. The catalog has them from the start, so that they count
 // for what a tier may take, but unlisted: nothing of them is valid until a replace record in the
-// journal says so. Until then they can be removed without harm, and discard() does.
+// journal says so. Until then they can be removed without harm, and discard() does. A file has a
+// spare's name until all of it is durable: what has a segment's name is a whole one, or damaged.
 #pragma once
 
 #include <memory>

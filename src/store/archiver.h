@@ -3,10 +3,10 @@
 //
 //   read what is live ─► write archives, durably ─► replace record, durable ─► index ─► remove
 //
-// A crash before the replace record leaves archives that do not count, behind it segments that no
-// longer do; either way the next start removes them. What becomes of the records epoch_mover.h
-// says. Of an epoch whose damage was known before, a loss record tells: it costs who needs it, and
-// no segment stays for its sake.
+// A crash before the replace record leaves archives that do not count, or files that were to become
+// some, behind it segments that no longer do; either way the next start removes them. What becomes
+// of the records epoch_mover.h says. Of an epoch whose damage was known before, a loss record
+// tells: it costs who needs it, and no segment stays for its sake.
 #pragma once
 
 #include <cstdint>

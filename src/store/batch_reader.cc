@@ -311,7 +311,6 @@ void BatchReader::end_here(std::string what, bool is_torn) {
   std::vector<std::string> commits;
   if (is_torn) commits = lost_commits();
   if (begin_ == format::kSegmentHeadBytes) {
-    // All that a segment is begun with is durable before it is used.
     recovery_.torn_segment = segment_;
     if (commits.empty()) return;
   } else {

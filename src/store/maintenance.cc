@@ -531,7 +531,7 @@ Status Maintenance::promote() {
       continue;
     }
     const auto to = choose_tier_of(ground_.catalog, TierKind::ssd, facts.bytes);
-    if (!to || is_short(*to, 2 * facts.bytes)) continue;
+    if (!to || is_short_with_spares(*to, 2 * facts.bytes)) continue;
     VMSHADOW_TRY(archive({id}, everything_to(TierKind::ssd)));
   }
   return {};

@@ -100,17 +100,22 @@ Status OpenSegment::make(bool for_upkeep) {
 Result<OpenSegment::Made> OpenSegment::make_file(SegmentId id, std::span<const ByteSpan> pieces) {
   const StoreDirectory& directory = ground_.catalog.directory();
   const std::string path = directory.segment_path(tier_, id);
-  std::string begun = path;
+  std::string begun = directory.spare_path(tier_, id);
   Made made;
   const auto make = [&]() -> Status {
-    if (const auto spare = ground_.spares.take(tier_)) {
+    const auto spare = ground_.spares.take(tier_);
+    if (spare) {
       begun = directory.spare_path(tier_, spare->id);
       made.file_bytes = spare->bytes;
-      VMSHADOW_TRY(write_spare(begun, path, pieces, made));
-    } else {
-      VMSHADOW_ASSIGN(made.file, ground_.files.create(path));
-      VMSHADOW_TRY(made.file->write(pieces, 0, io::Durability::durable));
     }
+    {
+      VMSHADOW_ASSIGN(const auto file,
+                      spare ? ground_.files.open(begun) : ground_.files.create(begun));
+      VMSHADOW_TRY(file->write(pieces, 0, io::Durability::durable));
+    }
+    VMSHADOW_TRY(ground_.files.rename(begun, path));
+    // By its new name: that is what errors then name.
+    VMSHADOW_ASSIGN(made.file, ground_.files.open(path));
     return ground_.files.sync_directory(directory.segments_path(tier_));
   };
   auto done = make();
@@ -126,18 +131,6 @@ Result<OpenSegment::Made> OpenSegment::make_file(SegmentId id, std::span<const B
     return fail(Errc::io, gone.error().message);
   }
   return fail(std::move(done).error());
-}
-
-Status OpenSegment::write_spare(const std::string& spare, const std::string& path,
-                                std::span<const ByteSpan> pieces, Made& made) {
-  {
-    VMSHADOW_ASSIGN(const auto file, ground_.files.open(spare));
-    VMSHADOW_TRY(file->write(pieces, 0, io::Durability::durable));
-  }
-  VMSHADOW_TRY(ground_.files.rename(spare, path));
-  // By its new name: that is what errors then name.
-  VMSHADOW_ASSIGN(made.file, ground_.files.open(path));
-  return {};
 }
 
 void OpenSegment::make_mark(std::uint64_t begin, std::uint64_t end, std::uint64_t chain,

@@ -6,9 +6,9 @@
 //                └──► cut_back() to an end() it had
 //
 // A batch is whole 4 KiB blocks, so that it can go past the page cache; its mark fills the last one
-// up (format/journal.h). A segment that is made of a spare has its head, its opening and their mark
-// durable in the file before that gets the segment's name: under that name it is never anything
-// else.
+// up (format/journal.h). A segment's head, its opening and their mark are durable in the file
+// before that gets the segment's name, be it a spare or a new one: under that name it is never
+// anything else, and never less.
 //
 // One thread at a time, but for the file, which another may sync.
 #pragma once
@@ -94,8 +94,6 @@ class OpenSegment {
   };
   [[nodiscard]] Status choose_tier(bool for_upkeep);
   [[nodiscard]] Result<Made> make_file(SegmentId id, std::span<const ByteSpan> pieces);
-  [[nodiscard]] Status write_spare(const std::string& spare, const std::string& path,
-                                   std::span<const ByteSpan> pieces, Made& made);
   void make_mark(std::uint64_t begin, std::uint64_t end, std::uint64_t chain,
                  const format::JournalPosition& durable);
   [[nodiscard]] Status reserve(std::uint64_t end, bool for_upkeep);

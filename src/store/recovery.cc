@@ -90,7 +90,7 @@ class Recoverer {
   /// is not, or its end `may_be_torn` and is.
   bool read_sealed(const SegmentInFile& segment, bool may_be_torn, const RecordSink& sink);
   void scan(const SegmentInFile& segment, const SkeletonOutcome& skeleton, const RecordSink& sink);
-  void add_leftover(const SegmentInFile& segment);
+  void add_leftover(const SegmentInFile& segment, std::string doubt = {});
   /// Whether the journal's newest segment cannot be relied on to say which files count.
   [[nodiscard]] bool is_newest_damaged() const;
   void advance(const SegmentInFile& segment);
@@ -110,6 +110,7 @@ class Recoverer {
   std::vector<SegmentInFile> archives_;
   std::set<SegmentId> archived_;
   std::set<SegmentId> stood_for_;  ///< by archives that no list names
+  bool has_unknown_ = false;       ///< a segment that may have been the journal's newest
 };
 
 Status Recoverer::open_files() {
@@ -133,31 +134,19 @@ Status Recoverer::open_files() {
   return {};
 }
 
-void Recoverer::add_leftover(const SegmentInFile& segment) {
-  Recovery::Leftover leftover{segment.where, {}};
-  const bool is_torn = recovery_.torn_segment == segment.where.id;
-  if (is_torn || !segment.head_trouble.empty()) {
-    const SegmentContents contents = look_into(segment);
-    if (contents == SegmentContents::unreadable) {
-      leftover.doubt = "the disk cannot read all of it";
-    } else if (contents == SegmentContents::bytes && !segment.head_trouble.empty()) {
-      leftover.doubt = fmt::format("its head is damaged ({})", segment.head_trouble);
-    } else if (is_torn && recovery_.torn_tail) {
-      leftover.doubt = "its beginning is damaged, but there are commits in it";
-    }
+void Recoverer::add_leftover(const SegmentInFile& segment, std::string doubt) {
+  if (!segment.head_trouble.empty()) {
+    doubt = fmt::format("its head is damaged ({})", segment.head_trouble);
   }
-  recovery_.leftovers.push_back(std::move(leftover));
+  recovery_.leftovers.push_back({segment.where, std::move(doubt)});
 }
 
 bool Recoverer::is_newest_damaged() const {
-  if (journal_.empty()) return false;
-  const SegmentId newest = journal_.back().where.id;
-  return std::any_of(recovery_.damage.begin(), recovery_.damage.end(),
-                     [&](const Damage& damage) { return damage.at.segment == newest; }) ||
-         std::any_of(recovery_.leftovers.begin(), recovery_.leftovers.end(),
-                     [&](const Recovery::Leftover& leftover) {
-                       return leftover.file.id == newest && !leftover.doubt.empty();
-                     });
+  const auto is_of_newest = [&](const Damage& damage) {
+    return !journal_.empty() && damage.at.segment == journal_.back().where.id;
+  };
+  return has_unknown_ ||
+         std::any_of(recovery_.damage.begin(), recovery_.damage.end(), is_of_newest);
 }
 
 void Recoverer::advance(const SegmentInFile& segment) {
@@ -262,7 +251,6 @@ void Recoverer::read_journal() {
     const SegmentId id = segment.where.id;
     const bool is_last = i + 1 == journal_.size();
     if (!segment.head_trouble.empty()) {
-      // All that a segment is begun with is durable before it is used.
       if (is_last && (!segment.salt || durable_beyond(id, *segment.salt, segment.source,
                                                       format::kSegmentHeadBytes) == 0)) {
         recovery_.torn_segment = id;
@@ -303,9 +291,7 @@ std::optional<std::vector<SegmentId>> Recoverer::sources_of(const SegmentInFile&
 bool Recoverer::belongs(const SegmentInFile& archive) {
   const SegmentId id = archive.where.id;
   if (builder_.expected().contains(id)) return true;
-  // Replaced itself; or not finished, when nothing that it was made from was given up for it.
-  if (builder_.removed().contains(id)) return false;
-  if (!visit_skeleton(archive.source, id, [](auto...) {}).visited) return false;
+  if (builder_.removed().contains(id)) return false;  // replaced itself
   const auto present = [&](SegmentId source) {
     const auto is = [&](const SegmentInFile& segment) { return segment.where.id == source; };
     return excluded_.contains(source) || std::any_of(journal_.begin(), journal_.end(), is) ||
@@ -370,7 +356,16 @@ void Recoverer::read_archives() {
     if (belongs(segment)) {
       read_archive(segment);
     } else {
-      add_leftover(segment);
+      const SegmentId id = segment.where.id;
+      const bool is_sure = builder_.removed().contains(id) ||
+                           visit_skeleton(segment.source, id, [](auto...) {}).visited;
+      if (!is_sure && !segment.head_trouble.empty()) {
+        const std::string what =
+            "its head is damaged and nothing tells what it is: what was written to it is lost";
+        builder_.add_bad(id, {0, segment.source.bytes(), what, std::nullopt});
+        has_unknown_ = true;
+      }
+      add_leftover(segment, is_sure ? "" : "it is damaged");
       advance(segment);
     }
   }
@@ -399,7 +394,9 @@ Result<Recovery> Recoverer::run() {
   for (const SegmentInFile& segment : journal_) {
     const SegmentId id = segment.where.id;
     if (recovery_.torn_segment == id) {
-      add_leftover(segment);
+      const std::string what = "its beginning is damaged: what was written to it is lost";
+      builder_.add_bad(id, {0, segment.source.bytes(), what, std::nullopt});
+      add_leftover(segment, "its beginning is damaged");
     } else if (!builder_.expected().contains(id)) {
       archived_.insert(id);
     }

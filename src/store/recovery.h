@@ -50,7 +50,8 @@ struct Recovery {
   std::vector<std::string> foreign;                ///< files among the segments that are not ours
   std::vector<StoreDirectory::SegmentFile> aside;  ///< what an earlier start would not unlink
   std::optional<TornTail> torn_tail;
-  std::optional<SegmentId> torn_segment;  ///< a last segment whose creation was cut short
+  /// A last segment of which not even the beginning is whole, though it was when it got its name.
+  std::optional<SegmentId> torn_segment;
   /// The last journal segment, if it is not sealed: where it ends, and its skeleton so far.
   std::optional<format::JournalPosition> tail;
   format::SkeletonWriter tail_skeleton;

@@ -2,7 +2,6 @@
 
 #include <fmt/format.h>
 
-#include <algorithm>
 #include <utility>
 #include <variant>
 #include <vector>
@@ -16,8 +15,6 @@ namespace vmshadow::store {
 using format::RecordType;
 
 namespace {
-
-constexpr std::size_t kLookBytes = std::size_t{1} << 20;
 
 /// A damaged head does not say what kind of segment it is; a mark of it, or the first record that
 /// only one kind has, does. What has neither counts as an archive if it is listed.
@@ -82,22 +79,6 @@ Result<SegmentInFile> open_segment_file(const StoreDirectory& directory,
   SegmentInFile segment{where, std::move(fd), source, {}, {}, {}};
   VMSHADOW_TRY(check_head(directory, segment));
   return segment;
-}
-
-SegmentContents look_into(const SegmentInFile& segment) {
-  SegmentContents contents = SegmentContents::nothing;
-  std::vector<std::byte> window(kLookBytes);
-  for (std::uint64_t at = 0; at < segment.source.bytes();) {
-    // Not through `source`, to which what the disk cannot read is zero.
-    const auto got = io::read_at(segment.fd.get(), at, window);
-    if (!got) return SegmentContents::unreadable;
-    if (*got == 0) break;
-    const auto end = window.begin() + static_cast<std::ptrdiff_t>(*got);
-    const auto is_zero = [](std::byte b) { return b == std::byte{}; };
-    if (!std::all_of(window.begin(), end, is_zero)) contents = SegmentContents::bytes;
-    at += *got;
-  }
-  return contents;
 }
 
 }  // namespace vmshadow::store

@@ -28,12 +28,4 @@ struct SegmentInFile {
 [[nodiscard]] Result<SegmentInFile> open_segment_file(const StoreDirectory& directory,
                                                       const StoreDirectory::SegmentFile& where);
 
-enum class SegmentContents {
-  nothing,     ///< empty, or all zero: as a file is that was made just before a power cut
-  bytes,       ///< something
-  unreadable,  ///< the disk cannot read all of it
-};
-/// Reads all of it.
-[[nodiscard]] SegmentContents look_into(const SegmentInFile& segment);
-
 }  // namespace vmshadow::store

@@ -170,11 +170,11 @@ TEST_F(StoreDiskFullTest, ASegmentIsBegunOnceMoreWithoutSpareFiles) {
   ASSERT_TRUE(store->maintain());
   ASSERT_TRUE(store->maintain());
   // As a file system may need room to write anew what is there.
+  int writes = 0;
   disk_.on_operation([&](const test::FaultyDisk::Operation& operation) {
-    const bool is_spare = operation.path.ends_with(".spare");
-    if (is_spare && operation.kind == test::FaultyDisk::OperationKind::write) {
-      disk_.fail_at(operation.number, ENOSPC);
-    }
+    if (operation.kind != test::FaultyDisk::OperationKind::write || ++writes > 1) return;
+    EXPECT_THAT(operation.path, testing::EndsWith(".spare"));
+    disk_.fail_at(operation.number, ENOSPC);
   });
   const auto session = store->open_session("web", "p");
   ASSERT_TRUE(session) << session.error().message;

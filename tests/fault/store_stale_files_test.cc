@@ -15,6 +15,7 @@
 #include "store/segment_scanner.h"
 #include "store/store.h"
 #include "store/verifier.h"
+#include "support/faulty_file.h"
 #include "support/manual_clock.h"
 #include "support/store_model.h"
 #include "support/temp_dir.h"
@@ -144,13 +145,20 @@ TEST_F(StaleFilesTest, AFileWithoutAHeadIsNeverUnlinked) {
   copy_to(copy_);
   const FileBytes lost(std::filesystem::file_size(file(copy_, 1)), std::byte{0xff});
   write(file(copy_, 1), 0, lost);
+  const auto before = Verifier::run(copy_);
+  ASSERT_TRUE(before) << before.error().message;
+  ASSERT_EQ(before->damage.size(), 1u);
+  EXPECT_THAT(before->damage[0].text(), HasSubstr("what was written to it is lost"));
   for (int start = 0; start < 2; ++start) {
     const auto again = open(copy_);
     ASSERT_NE(again, nullptr);
+    EXPECT_EQ(again->damage().size(), start == 0 ? 1u : 0u);
     EXPECT_FALSE(std::filesystem::exists(file(copy_, 1)));
     EXPECT_EQ(read(file(copy_, 1, "aside")), lost);
-    // Its number is not given out again.
-    ASSERT_TRUE(again->open_session("db", "b"));
+    // Its number is not given out again, nor are the generations that were in it.
+    const auto session = again->open_session("web", "b");
+    ASSERT_TRUE(session);
+    EXPECT_GT((*session)->generation().value, 1u);
     EXPECT_FALSE(std::filesystem::exists(file(copy_, 1)));
   }
   const auto report = Verifier::run(copy_);
@@ -158,21 +166,83 @@ TEST_F(StaleFilesTest, AFileWithoutAHeadIsNeverUnlinked) {
   EXPECT_TRUE(report->damage.empty()) << "what is kept is no part of the store";
 }
 
-TEST_F(StaleFilesTest, AFileThatWasJustMadeIsUnlinked) {
+TEST_F(StaleFilesTest, UnderItsNameASegmentIsWhole) {
+  // At each operation that makes segments, of either kind: what has a segment's name has its head.
+  options_.log.segment_bytes = 40'000;
+  options_.maintenance.archive_segment_bytes = 30'000;
+  test::FaultyDisk disk;
+  std::size_t seen = 0;
+  disk.on_operation([&](const test::FaultyDisk::Operation&) {
+    std::error_code none_yet;
+    for (const auto& entry : std::filesystem::directory_iterator(dir_ + "/segments", none_yet)) {
+      if (entry.path().extension() != ".seg") continue;
+      FileBytes bytes(20'000);
+      std::ifstream in(entry.path(), std::ios::binary);
+      if (!in) continue;  // given up by another thread just now
+      in.read(reinterpret_cast<char*>(bytes.data()), static_cast<std::streamsize>(bytes.size()));
+      bytes.resize(static_cast<std::size_t>(in.gcount()));
+      ASSERT_TRUE(format::decode_segment_head(bytes)) << entry.path();
+      const MemorySource source(bytes);
+      const ScanItem first = SegmentScanner(source, format::kSegmentHeadBytes).next();
+      ASSERT_TRUE(std::holds_alternative<GoodRecord>(first)) << entry.path();
+      ++seen;
+    }
+  });
+  auto store = Store::open(
+      dir_, clock_, [&] { return disk.file_system(); }, options_);
+  ASSERT_TRUE(store) << store.error().message;
+  ship(**store, 6);
+  clock_.advance(std::chrono::hours(1));
+  ASSERT_TRUE((*store)->maintain());
+  EXPECT_GT((*store)->stats().archive_segments, 0u);
+  store->reset();
+  EXPECT_GT(seen, 50u);
+}
+
+TEST_F(StaleFilesTest, ASegmentThatIsBegunIsNoSegmentYet) {
   auto store = open(dir_);
   ship(*store, 4);
   store.reset();
-  for (const std::size_t bytes : {std::size_t{0}, std::size_t{12'288}}) {
+  const FileBytes begun = read(file(dir_, 1));
+  for (const std::size_t bytes : {std::size_t{0}, std::size_t{100}, std::size_t{9'000}}) {
     copy_to(copy_);
-    std::ofstream(file(copy_, 2)).close();
-    std::filesystem::resize_file(file(copy_, 2), bytes);
+    std::ofstream(file(copy_, 2, "spare")).close();
+    write(file(copy_, 2, "spare"), 0, ByteSpan(begun).first(bytes));
     const auto again = open(copy_);
     ASSERT_NE(again, nullptr);
     EXPECT_TRUE(again->damage().empty());
-    EXPECT_FALSE(std::filesystem::exists(file(copy_, 2)));
-    EXPECT_FALSE(std::filesystem::exists(file(copy_, 2, "aside")));
+    EXPECT_FALSE(std::filesystem::exists(file(copy_, 2, "spare")));
     EXPECT_EQ(model_.check(*again->reader()), "");
   }
+}
+
+TEST_F(StaleFilesTest, ADamagedArchiveThatIsNotListedIsKept) {
+  options_.log.segment_bytes = 40'000;
+  options_.maintenance.archive_segment_bytes = 30'000;
+  auto store = open(dir_);
+  ship(*store, 6);
+  store.reset();
+  store = open(dir_);  // which goes on in another segment
+  clock_.advance(std::chrono::hours(1));
+  ASSERT_TRUE(store->maintain());
+  ASSERT_GT(store->stats().archive_segments, 0u);
+  copy_to(copy_);
+  // The journal that lists it is lost, and its skeleton is damaged.
+  for (const auto& entry : std::filesystem::directory_iterator(copy_ + "/segments")) {
+    const std::string path = entry.path().string();
+    const auto head = format::decode_segment_head(read(path));
+    ASSERT_TRUE(head);
+    if (head->kind == format::SegmentKind::journal) {
+      std::filesystem::remove(path);
+      continue;
+    }
+    const auto [at, bytes] = records(path, RecordType::skeleton).at(0);
+    write(path, at + bytes.size() / 2, FileBytes(1, bytes[bytes.size() / 2] ^ std::byte{1}));
+  }
+  const auto again = open(copy_);
+  ASSERT_NE(again, nullptr);
+  EXPECT_FALSE(again->damage().empty());
+  EXPECT_EQ(model_.check(*again->reader()), "");
 }
 
 TEST_F(StaleFilesTest, WithADamagedNewestSegmentNothingIsUnlinked) {
