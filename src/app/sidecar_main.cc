@@ -54,7 +54,7 @@ processes be killed, the next start releases the VM first; so does, on its own:
 
 Where a QEMU's COLO is absent or broken each epoch is a whole migration to the sidecar, of which what
 changed is shipped (--source full-pass). The lag is then at least a pass over all RAM long; status line,
-JSON and summary say what can be held.
+JSON and summary say what can be held. While a block job of the VM exists no epoch is taken so.
 
 With --metrics PORT it serves Prometheus metrics (lag, epochs, phases of each pause, what the guard had
 to do) from a third, small process that goes on while the other two die and are started again.
