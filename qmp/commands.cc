@@ -281,6 +281,18 @@ Result<std::vector<std::string>> query_writable_disks(Session& session) {
   return disks;
 }
 
+Result<std::vector<std::string>> query_block_jobs(Session& session) {
+  VMSHADOW_ASSIGN(const Json reply, session.execute("query-block-jobs"));
+  if (!reply.is_array()) return malformed("query-block-jobs");
+  std::vector<std::string> jobs;
+  for (const Json& job : reply) {
+    const std::string* id = string_member(job, "device");
+    if (id == nullptr) return malformed("query-block-jobs");
+    jobs.push_back(*id);
+  }
+  return jobs;
+}
+
 Status pmemsave(Session& session, std::uint64_t address, std::uint64_t bytes,
                 const std::string& path) {
   return run(session, "pmemsave", {{"val", address}, {"size", bytes}, {"filename", path}});

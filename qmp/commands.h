@@ -85,6 +85,9 @@ struct Obstacle {
 /// Disks with a medium that the guest may write to, by qdev id, qdev path or device name.
 [[nodiscard]] Result<std::vector<std::string>> query_writable_disks(Session& session);
 
+/// Block jobs that exist, running or not, by id.
+[[nodiscard]] Result<std::vector<std::string>> query_block_jobs(Session& session);
+
 /// Saves guest-physical memory to a file that QEMU creates.
 [[nodiscard]] Status pmemsave(Session& session, std::uint64_t address, std::uint64_t bytes,
                               const std::string& path);

@@ -5,6 +5,7 @@
 namespace vmshadow::app {
 namespace {
 
+/// `status` may have further headers behind it, each begun with "\r\n".
 std::string response(std::string_view status, std::string_view type, std::string_view body,
                      bool with_body = true) {
   return fmt::format(
@@ -42,7 +43,7 @@ std::optional<std::string> answer_scrape(std::string_view so_far,
   path = path.substr(0, path.find('?'));
   if (path != "/metrics") return refusal("404 Not Found", "metrics are at /metrics\n");
   if (method != "GET" && method != "HEAD") {
-    return refusal("405 Method Not Allowed", "metrics are read with GET\n");
+    return refusal("405 Method Not Allowed\r\nAllow: GET, HEAD", "metrics are read with GET\n");
   }
   return response("200 OK", "text/plain; version=0.0.4; charset=utf-8", page(), method == "GET");
 }

@@ -9,7 +9,6 @@
 #include <vmshadow/result.h>
 
 #include "app/metrics_server.h"
-#include "io/socket.h"
 
 namespace vmshadow::app {
 
@@ -21,13 +20,9 @@ struct MetricsOptions {
 /// --metrics and --metrics-file.
 void add_metrics_options(CLI::App& cli, MetricsOptions& options);
 
-/// Where metrics are served.
-struct MetricsPlace {
-  MetricsServer::Options server;
-  std::string url;  ///< empty: by file alone
-};
-/// Listens. nullopt: no metrics are wanted. Errc::invalid_argument (not an address), Errc::in_use,
-/// Errc::permission, …; the message names the option.
-[[nodiscard]] Result<std::optional<MetricsPlace>> open_metrics(const MetricsOptions& options);
+/// What they ask for; nullopt: no metrics. Errc::invalid_argument, naming the option: to be asked
+/// before a program does anything.
+[[nodiscard]] Result<std::optional<MetricsServer::Options>> metrics_server_options(
+    const MetricsOptions& options);
 
 }  // namespace vmshadow::app

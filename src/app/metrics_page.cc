@@ -64,6 +64,13 @@ void MetricsPage::histogram(const std::string& name, const std::string& help,
   histogram.sample_sum = seconds(counts.sum);
 }
 
+void MetricsPage::as_of(WallTime now) {
+  gauge("vmshadow_as_of_timestamp_seconds",
+        "When these figures were read, in seconds since 1970: those of a file that is not written "
+        "any more do not hold.",
+        static_cast<double>(now.ns) / 1e9);
+}
+
 std::string MetricsPage::text() const {
   return prometheus::TextSerializer().Serialize(families_->all);
 }

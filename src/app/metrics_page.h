@@ -10,6 +10,8 @@
 #include <utility>
 #include <vector>
 
+#include <vmshadow/clock.h>
+
 #include "base/duration_buckets.h"
 
 namespace vmshadow::app {
@@ -31,6 +33,9 @@ class MetricsPage {
   /// In seconds.
   void histogram(const std::string& name, const std::string& help,
                  const DurationBuckets::Counts& counts, const Labels& labels = {});
+
+  /// When the figures were read: whoever finds them in a file sees whether they still hold.
+  void as_of(WallTime now);
 
   [[nodiscard]] std::string text() const;
 

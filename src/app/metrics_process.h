@@ -4,9 +4,6 @@
 
 #include <sys/types.h>
 
-#include <functional>
-#include <string>
-
 #include <vmshadow/result.h>
 
 #include "app/metrics_server.h"
@@ -18,21 +15,20 @@ class MetricsProcess {
   /// Its name as ps and top show it.
   static constexpr const char* kName = "vms-metrics";
 
-  /// Forks: call before any thread is started. The child has low priority, leaves the terminal's
-  /// signals alone, and dies with the calling process, whatever ends that. Writes the first file,
-  /// if one is asked for: Errc::permission and friends if it cannot be.
-  [[nodiscard]] static Result<MetricsProcess> start(
-      MetricsServer::Options options, const std::function<std::string()>& page,
-      const std::function<void(const std::string&)>& say);
+  /// Forks: call before any thread is started. The child touches network and files, not we. It has
+  /// low priority, leaves the terminal's signals alone, and ends, with its file, when the calling
+  /// process does, whatever ends that. `calls` are made in the child.
+  [[nodiscard]] static Result<MetricsProcess> start(MetricsServer::Options options,
+                                                    MetricsServer::Calls calls);
   MetricsProcess(MetricsProcess&& other) noexcept;
   MetricsProcess& operator=(MetricsProcess&&) = delete;
-  /// Ends it, and removes the file: its figures would be taken for this hour's.
+  /// Ends it. Does not wait for one that hangs in a file system.
   ~MetricsProcess();
 
  private:
-  MetricsProcess(pid_t pid, std::string file) : pid_(pid), file_(std::move(file)) {}
+  explicit MetricsProcess(pid_t pid) : pid_(pid) {}
+  [[nodiscard]] bool ends_within(std::chrono::milliseconds patience) const;
   pid_t pid_;
-  std::string file_;
 };
 
 }  // namespace vmshadow::app

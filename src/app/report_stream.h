@@ -1,34 +1,55 @@
-// Where a program's running report goes: a stream over stdout or stderr that never fails.
+// Where a program's running report goes: a stream over stdout or stderr that never fails and never
+// waits.
 //
-// A terminal that is closed gives EIO, a reader that ends EPIPE: neither may end a program that has
-// a VM in its care, and code that formats (fmt::print) throws on either. So what cannot be written
-// is dropped here, below the formatting.
+//   who reports ─ print, flush ─► queue (bounded) ─► thread of its own ─► stdout or stderr
+//
+// A terminal that is closed gives EIO, a reader that ends EPIPE, one that has stopped reading (or a
+// terminal held with Ctrl-S) makes a write wait for ever: none of it may end or hold a program that
+// has a VM in its care. What finds no room in the queue is dropped whole, and counted; once the
+// reader reads on, it is told how much it has missed.
 #pragma once
 
 #include <stdio.h>
-#include <unistd.h>
 
-#include <cerrno>
+#include <cstddef>
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include <vmshadow/result.h>
 
 namespace vmshadow::app {
 
-/// A stream that writes to `fd` (STDOUT_FILENO or STDERR_FILENO) and never reports a failure. Fully
-/// buffered: flush it. Not closed before the program's end. Null if there is no memory.
-inline std::FILE* open_report_stream(int fd) {
-  static int out = STDOUT_FILENO;
-  static int err = STDERR_FILENO;
-  cookie_io_functions_t functions{};
-  functions.write = [](void* cookie, const char* text, std::size_t bytes) -> ssize_t {
-    const int to = *static_cast<const int*>(cookie);
-    for (std::size_t at = 0; at < bytes;) {
-      const ssize_t written = ::write(to, text + at, bytes - at);
-      if (written < 0 && errno == EINTR) continue;
-      if (written <= 0) break;
-      at += static_cast<std::size_t>(written);
-    }
-    return static_cast<ssize_t>(bytes);
-  };
-  return ::fopencookie(fd == STDOUT_FILENO ? &out : &err, "w", functions);
-}
+class ReportStream {
+ public:
+  /// A reader may fall behind so far and still miss nothing: some 2,000 epochs' lines.
+  static constexpr std::size_t kQueuedBytesMax = std::size_t{1} << 20;
+  /// What one flush may bring together.
+  static constexpr std::size_t kPieceBytesMax = 16 << 10;
+
+  /// Starts the thread: not before a fork. `missed` makes the text that tells of so many dropped
+  /// pieces (flushes: lines, of who flushes after each); empty: nothing is told.
+  [[nodiscard]] static Result<std::unique_ptr<ReportStream>> open(
+      int fd, std::function<std::string(std::uint64_t)> missed = {});
+  /// Gives a slow reader a moment to take what is queued.
+  ~ReportStream();
+  ReportStream(const ReportStream&) = delete;
+  ReportStream& operator=(const ReportStream&) = delete;
+
+  /// Fully buffered: flush it. Lives as long as this.
+  [[nodiscard]] std::FILE* file() const { return file_; }
+
+ private:
+  struct Queue;
+  ReportStream(std::shared_ptr<Queue> queue, std::FILE* file);
+
+  const std::shared_ptr<Queue> queue_;  // with the thread, which a stalled reader may hold
+  std::vector<char> buffer_;
+  std::FILE* const file_;
+  std::thread thread_;
+};
 
 }  // namespace vmshadow::app

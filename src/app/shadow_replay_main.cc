@@ -13,6 +13,7 @@
 #include "app/key_options.h"
 #include "app/open_files.h"
 #include "app/replay_commands.h"
+#include "base/standard_streams.h"
 
 namespace {
 
@@ -463,6 +464,7 @@ class Commands {
 }  // namespace
 
 int main(int argc, char** argv) {
+  open_standard_streams();
   app::allow_many_open_files();
   app::ReplayScope scope;
   CLI::App cli{kHelp, "shadow-replay"};

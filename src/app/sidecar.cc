@@ -58,6 +58,7 @@ struct Protection {
   PageSource& source;
   const capture::CaptureChoice& choice;
   qmp::Session& session;
+  std::FILE* report;
   io::Deadline next_tick = io::deadline_after(kTickEvery);
   ship::EncodeEffort effort{};
 
@@ -72,6 +73,7 @@ struct Protection {
 
 void Protection::announce(const EpochStats& first) const {
   flags.protected_from(system_clock().monotonic());
+  figures.taken_by = flags.worker;
   if (options.report == ReportStyle::json_lines) {
     nlohmann::json line{{"event", "attached"},
                         {"vm", options.vm_name},
@@ -82,8 +84,8 @@ void Protection::announce(const EpochStats& first) const {
     if (!choice.why.empty()) line["why"] = choice.why;
     const auto base = shipper.builds_on();
     line["builds_on"] = base ? nlohmann::json(base->value) : nlohmann::json(nullptr);
-    fmt::print(options.report_to, "{}\n", line.dump());
-    std::fflush(options.report_to);
+    fmt::print(report, "{}\n", line.dump());
+    std::fflush(report);
   } else {
     const auto base = shipper.builds_on();
     spdlog::info("VM '{}' attached: generation {}, first pass {} pages in {} ms{}", options.vm_name,
@@ -293,8 +295,7 @@ std::string newest_committed(const EpochLedger& ledger) {
 }  // namespace
 
 int run_sidecar(const SidecarOptions& options, const StopSignal& stop, capture::GuardFlags& flags,
-                SidecarFigures& figures) {
-  const std::uint64_t worker = figures.guard.workers_started;
+                SidecarFigures& figures, std::FILE* report) {
   capture::VmEvents events;
   auto session = qmp::Session::connect(options.qmp_path, with_events(events));
   if (!session) {
@@ -347,13 +348,13 @@ int run_sidecar(const SidecarOptions& options, const StopSignal& stop, capture::
   }
 
   figures.source = static_cast<int>(choice.kind);
-  EpochLedger ledger(options.report, options.report_to, figures);
+  EpochLedger ledger(options.report, report, figures);
   EpochPacer pacer(options.interval, options.cadence);
   figures.paced(pacer.report());
   auto shipper = connect_shipper(
       options, stop,
-      [&ledger, &pacer, &figures, worker](const ship::CommittedEpoch& epoch) {
-        figures.durable(epoch, system_clock().monotonic(), worker);
+      [&ledger, &pacer, &figures, worker = flags.worker](const ship::CommittedEpoch& epoch) {
+        figures.durable(epoch, worker);
         pacer.durable(epoch);
         ledger.committed(epoch);
       },
@@ -378,10 +379,11 @@ int run_sidecar(const SidecarOptions& options, const StopSignal& stop, capture::
     return std::make_unique<capture::FullPassSource>(
         **session, events, system_clock(), full_pass_options(options, stop, flags, ledger, tick));
   }();
-  Protection protection{options, stop,      flags,   figures, ledger,
-                        pacer,   **shipper, *source, choice,  **session};
+  Protection protection{options,   stop,    flags,  figures,   ledger, pacer,
+                        **shipper, *source, choice, **session, report};
   tick = [&protection] { return protection.tick(); };
   const Status status = protection.run();
+  figures.taken_by = 0;
   // The VM first, then what is still on its way to the store.
   Status released = source->detach();
   VmFate fate = released ? VmFate::runs_on : VmFate::unknown;

@@ -3,6 +3,7 @@
 
 #include <chrono>
 #include <cstdint>
+#include <cstdio>
 #include <optional>
 #include <string>
 
@@ -41,7 +42,6 @@ struct SidecarOptions {
   /// Ship all RAM at the start, also where the store has most of it already.
   bool ship_all = false;
   ReportStyle report = ReportStyle::quiet;
-  std::FILE* report_to = stdout;
 };
 
 /// Exit codes of vmshadow-sidecar.
@@ -52,9 +52,10 @@ inline constexpr int kExitVmGone = capture::kWorkerVmGone;
 
 /// Protects the VM until `stop`, the number of epochs is reached, or an error. Whatever happens the
 /// VM is released before it returns, or `flags` say that the guard must. Errors go to stderr, one
-/// sentence each; what it does is added to `figures`. Returns one of the above, or
-/// capture::kWorkerTryAgain after what may pass.
+/// sentence each; what it does is added to `figures`, and told on `report`, which must never wait.
+/// Returns one of the above, or capture::kWorkerTryAgain after what may pass.
 [[nodiscard]] int run_sidecar(const SidecarOptions& options, const StopSignal& stop,
-                              capture::GuardFlags& flags, SidecarFigures& figures);
+                              capture::GuardFlags& flags, SidecarFigures& figures,
+                              std::FILE* report);
 
 }  // namespace vmshadow::app

@@ -29,11 +29,11 @@ void SidecarFigures::add(const EpochStats& stats, const ship::CommittedEpoch& ep
   for (std::size_t i = 0; i < phases.size(); ++i) phases[i].add(stats.*kEpochPhases[i].took);
 }
 
-void SidecarFigures::durable(const ship::CommittedEpoch& epoch, MonotonicTime now,
-                             std::uint64_t worker) {
-  committed_cut_ns = (now + -epoch.commit_latency).ns;
+void SidecarFigures::durable(const ship::CommittedEpoch& epoch, std::uint64_t worker) {
+  committed_cut_wall_ns = epoch.cut_wall.ns;
+  committed_cut_ns = epoch.cut.ns;
   committed_epoch = epoch.epoch.value;
-  protected_by = worker;
+  committed_by = worker;
 }
 
 void SidecarFigures::paced(const PaceReport& pace) {

@@ -58,9 +58,13 @@ struct SidecarFigures {
   DurationBuckets commit, peak_lag, pass;
 
   // ---- as it is now, or was when it was last seen
-  /// The worker (GuardCounts::workers_started) that has committed an epoch and goes on.
-  Count protected_by{0};
-  Microseconds committed_cut_ns{0};  ///< monotonic; 0: none yet
+  /// The worker (GuardFlags::worker) that takes epochs; 0: none, or it has stopped doing so.
+  Count taken_by{0};
+  /// The one that has committed an epoch.
+  Count committed_by{0};
+  /// Of the newest committed epoch's cut, by the clock that goes on (0: none yet) and by the
+  /// wall's.
+  Microseconds committed_cut_ns{0}, committed_cut_wall_ns{0};
   Count committed_epoch{0};
   Count generation{0};
   std::atomic<int> source{-1};  ///< a CaptureKind; -1: not chosen yet
@@ -80,7 +84,12 @@ struct SidecarFigures {
   /// Store and capture have both told of an epoch. Called by one thread at a time.
   void add(const EpochStats& stats, const ship::CommittedEpoch& epoch, bool first_pass);
   /// An epoch has become durable, by this worker.
-  void durable(const ship::CommittedEpoch& epoch, MonotonicTime now, std::uint64_t worker);
+  void durable(const ship::CommittedEpoch& epoch, std::uint64_t worker);
+  /// A worker lives, takes epochs, and has committed one of its own.
+  [[nodiscard]] bool is_protected() const {
+    const std::uint64_t worker = guard.workers_started;
+    return guard.worker_lives && worker != 0 && taken_by == worker && committed_by == worker;
+  }
   void paced(const PaceReport& pace);
 };
 

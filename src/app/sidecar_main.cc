@@ -18,6 +18,7 @@
 #include "app/sidecar_metrics.h"
 #include "base/say.h"
 #include "base/shared_memory.h"
+#include "base/standard_streams.h"
 #include "capture/worker_guard.h"
 
 namespace {
@@ -53,7 +54,7 @@ processes be killed, the next start releases the VM first; so does, on its own:
 
 Where a QEMU's COLO is absent or broken each epoch is a whole migration to the sidecar, of which what
 changed is shipped (--source full-pass). The lag is then at least a pass over all RAM long; status line,
-JSON and summary say what can be held.
+JSON and summary say what can be held. While a block job of the VM exists no epoch is taken so.
 
 With --metrics PORT it serves Prometheus metrics (lag, epochs, phases of each pause, what the guard had
 to do) from a third, small process that goes on while the other two die and are started again.
@@ -74,34 +75,36 @@ void give_back_large_allocations() {
 
 constexpr std::string_view kProgram = "vmshadow-sidecar";
 
-/// nullopt: none is wanted.
-Result<std::optional<app::MetricsProcess>> start_metrics(const app::MetricsOptions& wanted,
-                                                         const app::SidecarOptions& options,
-                                                         const app::SidecarFigures& figures) {
-  VMSHADOW_ASSIGN(auto place, app::open_metrics(wanted));
-  if (!place) return std::optional<app::MetricsProcess>{};
+/// nullopt: none. The VM does not wait for its metrics, nor is it without protection for want of
+/// them: what they lack is said.
+std::optional<app::MetricsProcess> start_metrics(std::optional<app::MetricsServer::Options> wanted,
+                                                 const app::SidecarOptions& options,
+                                                 const app::SidecarFigures& figures) {
+  if (!wanted) return std::nullopt;
   const app::SidecarFacts facts{options.vm_name, options.pause_deadline};
-  VMSHADOW_ASSIGN(auto process, app::MetricsProcess::start(
-                                    std::move(place->server),
-                                    [&figures, facts] {
-                                      return app::sidecar_metrics(figures, facts, system_clock());
-                                    },
-                                    [](const std::string& why) { say(kProgram, why); }));
-  if (!place->url.empty()) {
-    if (options.report == app::ReportStyle::json_lines) {
-      const nlohmann::json line{{"event", "metrics"}, {"url", place->url}};
-      fmt::print(options.report_to, "{}\n", line.dump());
-      std::fflush(options.report_to);
-    } else {
-      say(kProgram, "metrics at " + place->url);
-    }
-  }
-  return std::optional(std::move(process));
+  const bool json = options.report == app::ReportStyle::json_lines;
+  auto process = app::MetricsProcess::start(
+      *std::move(wanted),
+      {.page = [&figures, facts] { return app::sidecar_metrics(figures, facts, system_clock()); },
+       .announce =
+           [json](const std::string& url) {
+             if (!json) return say(kProgram, "metrics at " + url);
+             write_line(STDOUT_FILENO, nlohmann::json{{"event", "metrics"}, {"url", url}}.dump());
+           },
+       .say = [](const std::string& why) { say(kProgram, why); }});
+  if (process) return *std::move(process);
+  say(kProgram, process.error().message + ": there are no metrics");
+  return std::nullopt;
+}
+
+std::string missed_text(std::uint64_t lines) {
+  return nlohmann::json{{"event", "missed"}, {"lines", lines}}.dump() + "\n";
 }
 
 }  // namespace
 
 int main(int argc, char** argv) {
+  open_standard_streams();
   app::SidecarOptions options;
   std::string store;
   std::uint64_t interval_ms = 200;
@@ -206,6 +209,11 @@ int main(int argc, char** argv) {
     return app::kExitUsage;
   }
   options.store = *address;
+  auto metrics_server = app::metrics_server_options(metrics);
+  if (!metrics_server) {
+    say(kProgram, metrics_server.error().message);
+    return app::kExitUsage;
+  }
   if (source == "colo") options.source = capture::CaptureKind::colo;
   if (source == "full-pass") options.source = capture::CaptureKind::full_pass;
   options.interval = std::chrono::milliseconds{interval_ms};
@@ -227,23 +235,12 @@ int main(int argc, char** argv) {
     options.report =
         ::isatty(STDERR_FILENO) != 0 ? app::ReportStyle::terminal : app::ReportStyle::quiet;
   }
-  options.report_to = app::open_report_stream(json ? STDOUT_FILENO : STDERR_FILENO);
-  if (options.report_to == nullptr) {
-    std::perror("vmshadow-sidecar: opening the report");
-    return app::kExitFailed;
-  }
-
   const auto figures = make_shared_with_children<app::SidecarFigures>();
   if (!figures) {
     say(kProgram, figures.error().message);
     return app::kExitFailed;
   }
-  const auto metrics_process = start_metrics(metrics, options, **figures);
-  if (!metrics_process) {
-    say(kProgram, metrics_process.error().message);
-    return metrics_process.error().code == Errc::invalid_argument ? app::kExitUsage
-                                                                  : app::kExitFailed;
-  }
+  const auto metrics_process = start_metrics(*std::move(metrics_server), options, **figures);
 
   capture::GuardOptions guard;
   guard.monitor = options.qmp_path;
@@ -255,12 +252,18 @@ int main(int argc, char** argv) {
   guard.counts = &(*figures)->guard;
   give_back_large_allocations();
   return capture::run_guarded(guard, [&](capture::GuardFlags& flags) {
-    app::set_up_logging("vmshadow-sidecar", verbose);
+    app::set_up_logging("vmshadow-sidecar", verbose, std::make_shared<app::NeverWaitingStderr>());
     const auto stop = app::StopSignal::create();
     if (!stop) {
-      std::fprintf(stderr, "vmshadow-sidecar: %s\n", stop.error().message.c_str());
+      say(kProgram, stop.error().message);
       return app::kExitFailed;
     }
-    return app::run_sidecar(options, *stop, flags, **figures);
+    const auto report = json ? app::ReportStream::open(STDOUT_FILENO, missed_text)
+                             : app::ReportStream::open(STDERR_FILENO);
+    if (!report) {
+      say(kProgram, report.error().message);
+      return app::kExitFailed;
+    }
+    return app::run_sidecar(options, *stop, flags, **figures, (*report)->file());
   });
 }

@@ -10,33 +10,29 @@ namespace {
 using capture::CaptureKind;
 using capture::GuardCounts;
 
-template <class Rep>
-double seconds_of_us(Rep us) {
-  return static_cast<double>(us) / 1e6;
-}
+double seconds_of_us(std::int64_t us) { return static_cast<double>(us) / 1e6; }
+double seconds_of_ns(std::int64_t ns) { return static_cast<double>(ns) / 1e9; }
 double number(const SidecarFigures::Count& count) { return static_cast<double>(count.load()); }
 
 void add_protection(MetricsPage& page, const SidecarFigures& figures, const Clock& clock) {
-  const bool is_protected = figures.guard.worker_lives && figures.protected_by != 0 &&
-                            figures.protected_by == figures.guard.workers_started;
   page.gauge("vmshadow_protected",
              "1 while a worker takes epochs and the store has committed one of its own, else 0.",
-             is_protected ? 1 : 0);
+             figures.is_protected() ? 1 : 0);
   if (const std::int64_t cut = figures.committed_cut_ns; cut != 0) {
-    const double lag =
-        std::chrono::duration<double>(clock.monotonic() - MonotonicTime{cut}).count();
     page.gauge("vmshadow_lag_seconds",
                "Since the cut of the newest committed epoch: what would be lost if this host died "
                "now. Grows on while nothing is committed, whatever the reason.",
-               lag);
+               seconds_of_ns((clock.monotonic() - MonotonicTime{cut}).count()));
     page.gauge("vmshadow_committed_cut_timestamp_seconds",
                "When the newest committed epoch was cut, in seconds since 1970.",
-               static_cast<double>(clock.wall().ns) / 1e9 - lag);
+               seconds_of_ns(figures.committed_cut_wall_ns));
     page.gauge("vmshadow_committed_epoch", "Number of the newest committed epoch.",
                number(figures.committed_epoch));
   }
-  page.gauge("vmshadow_generation", "Generation that the store granted last; 0: none yet.",
-             number(figures.generation));
+  if (figures.generation != 0) {
+    page.gauge("vmshadow_generation", "Generation that the store granted last.",
+               number(figures.generation));
+  }
   const int source = figures.source;
   for (const CaptureKind kind : {CaptureKind::colo, CaptureKind::full_pass}) {
     page.gauge("vmshadow_source", "1 for the way in which epochs are taken, else 0.",
@@ -58,10 +54,15 @@ void add_epochs(MetricsPage& page, const SidecarFigures& figures) {
   page.counter("vmshadow_first_passes_total",
                "First epochs of a protection that were committed, each a pass over all RAM.",
                number(figures.first_passes));
-  page.gauge("vmshadow_first_pass_seconds", "How long the newest first pass took.",
-             seconds_of_us(figures.first_pass_us.load()));
-  page.gauge("vmshadow_dirty_pages", "Pages (4 KiB) of the newest epoch that had changed.",
-             number(figures.dirty_pages));
+  if (figures.first_passes != 0) {
+    page.gauge("vmshadow_first_pass_seconds", "How long the newest first pass took.",
+               seconds_of_us(figures.first_pass_us));
+  }
+  if (figures.epochs > figures.first_passes) {
+    page.gauge("vmshadow_dirty_pages",
+               "Pages (4 KiB) of the newest epoch behind a first pass that had changed.",
+               number(figures.dirty_pages));
+  }
   const char* const pages_help =
       "Pages of committed epochs: stored as data, stored as zero, dropped as unchanged.";
   page.counter("vmshadow_pages_total", pages_help, number(figures.data_pages), {{"kind", "data"}});
@@ -104,8 +105,10 @@ void add_durations(MetricsPage& page, const SidecarFigures& figures) {
 }
 
 void add_pace(MetricsPage& page, const SidecarFigures& figures) {
-  page.gauge("vmshadow_epoch_interval_seconds", "From asking for one epoch to asking for the next.",
-             seconds_of_us(figures.interval_us.load()));
+  if (const std::int64_t interval = figures.interval_us; interval != 0) {
+    page.gauge("vmshadow_epoch_interval_seconds",
+               "From asking for one epoch to asking for the next.", seconds_of_us(interval));
+  }
   if (const std::int64_t target = figures.target_lag_us; target != 0) {
     page.gauge("vmshadow_target_lag_seconds", "The lag that was asked for (--target-lag-ms).",
                seconds_of_us(target));
@@ -151,7 +154,7 @@ void add_guard(MetricsPage& page, const SidecarFigures& figures, const SidecarFa
                  number(figures.guard.killed[i]), {{"reason", kReasons[i]}});
   }
   page.counter("vmshadow_guard_releases_total",
-               "How often the guard has released the VM in place of a worker.",
+               "How often the guard has ended a dead worker's capture of the VM.",
                number(figures.guard.releases));
 }
 
@@ -162,6 +165,7 @@ std::string sidecar_metrics(const SidecarFigures& figures, const SidecarFacts& f
   MetricsPage page(MetricsPage::Labels{{"vm", facts.vm_name}});
   page.gauge("vmshadow_build_info", "1; the program's version is a label.", 1,
              {{"program", "vmshadow-sidecar"}, {"version", VMSHADOW_VERSION}});
+  page.as_of(clock.wall());
   add_protection(page, figures, clock);
   add_epochs(page, figures);
   add_durations(page, figures);

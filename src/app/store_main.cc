@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -17,6 +18,7 @@
 #include "app/store_adapter.h"
 #include "app/store_metrics.h"
 #include "app/tier_option.h"
+#include "base/standard_streams.h"
 #include "io/append_file.h"
 #include "ship/receiver.h"
 #include "store/store.h"
@@ -78,7 +80,7 @@ struct StoreProgram {
   io::FileBackend backend{};
   bool announce_port{};
   store::StoreOptions options;
-  app::MetricsOptions metrics;
+  std::optional<app::MetricsServer::Options> metrics;
 
   [[nodiscard]] Status set_store_options(const std::vector<std::string>& ssds,
                                          const std::vector<std::string>& hdds,
@@ -115,19 +117,21 @@ std::unique_ptr<app::ControlServer> serve_control(const std::string& directory,
   return nullptr;
 }
 
-/// Null: none are wanted. `store` outlives them.
-Result<std::unique_ptr<app::MetricsThread>> serve_metrics(const app::MetricsOptions& wanted,
-                                                          const store::Store& store) {
-  VMSHADOW_ASSIGN(auto place, app::open_metrics(wanted));
-  if (!place) return std::unique_ptr<app::MetricsThread>();
+/// Null: none are wanted, or none can be had, which is said: a store takes epochs all the same.
+/// `store` outlives them.
+std::unique_ptr<app::MetricsThread> serve_metrics(std::optional<app::MetricsServer::Options> wanted,
+                                                  const store::Store& store) {
+  if (!wanted) return nullptr;
   // What is asked of the store takes locks that its commits need, so not more often than this.
-  place->server.page_every = std::chrono::seconds(1);
-  VMSHADOW_ASSIGN(auto thread,
-                  app::MetricsThread::start(
-                      std::move(place->server), [&store] { return app::store_metrics(store); },
-                      [](const std::string& why) { spdlog::warn("{}", why); }));
-  if (!place->url.empty()) spdlog::info("metrics at {}", place->url);
-  return thread;
+  wanted->page_every = std::chrono::seconds(1);
+  auto thread = app::MetricsThread::start(
+      *std::move(wanted),
+      {.page = [&store] { return app::store_metrics(store, system_clock()); },
+       .announce = [](const std::string& url) { spdlog::info("metrics at {}", url); },
+       .say = [](const std::string& why) { spdlog::warn("{}", why); }});
+  if (thread) return *std::move(thread);
+  spdlog::warn("no metrics: {}", thread.error().message);
+  return nullptr;
 }
 
 Status StoreProgram::run(const app::StopSignal& stop) const {
@@ -137,7 +141,7 @@ Status StoreProgram::run(const app::StopSignal& stop) const {
           directory, system_clock(), [this] { return io::make_file_system(backend); }, options));
   app::StoreAdapter control(*opened, directory);
   const auto control_server = serve_control(directory, control);
-  VMSHADOW_ASSIGN(const auto metrics_thread, serve_metrics(metrics, *opened));
+  const auto metrics_thread = serve_metrics(metrics, *opened);
   auto receiving = ship::Receiver::listen(listen, *opened);
   if (!receiving) {
     Error error = std::move(receiving).error();
@@ -158,6 +162,7 @@ Status StoreProgram::run(const app::StopSignal& stop) const {
 }  // namespace
 
 int main(int argc, char** argv) {
+  open_standard_streams();
   StoreProgram program;
   std::string listen = "127.0.0.1:7410";
   std::vector<std::string> ssds;
@@ -194,7 +199,8 @@ int main(int argc, char** argv) {
                  "files of old journal segments that each disk keeps for new ones; 0: none")
       ->check(CLI::Range(std::size_t{0}, kSparesMax))
       ->capture_default_str();
-  app::add_metrics_options(cli, program.metrics);
+  app::MetricsOptions metrics;
+  app::add_metrics_options(cli, metrics);
   cli.add_flag("--print-port", program.announce_port, "print the port on stdout once listening");
   cli.add_flag("--no-io-uring", no_uring, "write with plain system calls");
   cli.add_flag("--verbose", verbose, "log more");
@@ -209,6 +215,12 @@ int main(int argc, char** argv) {
     return kExitUsage;
   }
   program.listen = *address;
+  auto metrics_server = app::metrics_server_options(metrics);
+  if (!metrics_server) {
+    fmt::print(stderr, "vmshadow-store: {}\n", metrics_server.error().message);
+    return kExitUsage;
+  }
+  program.metrics = *std::move(metrics_server);
   if (const auto parsed = program.set_store_options(ssds, hdds, retention); !parsed) {
     fmt::print(stderr, "vmshadow-store: {}\n", parsed.error().message);
     return kExitUsage;

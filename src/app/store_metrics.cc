@@ -103,10 +103,12 @@ void add_health(MetricsPage& page, const store::StoreStats& stats, std::size_t d
 
 }  // namespace
 
-std::string store_metrics(const store::StoreStats& stats, std::size_t damaged_places) {
+std::string store_metrics(const store::StoreStats& stats, std::size_t damaged_places,
+                          const Clock& clock) {
   MetricsPage page;
   page.gauge("vmshadow_build_info", "1; the program's version is a label.", 1,
              {{"program", "vmshadow-store"}, {"version", VMSHADOW_VERSION}});
+  page.as_of(clock.wall());
   add_commits(page, stats);
   add_contents(page, stats);
   add_tiers(page, stats);
@@ -114,8 +116,8 @@ std::string store_metrics(const store::StoreStats& stats, std::size_t damaged_pl
   return page.text();
 }
 
-std::string store_metrics(const store::Store& store) {
-  return store_metrics(store.stats(), store.damage().size());
+std::string store_metrics(const store::Store& store, const Clock& clock) {
+  return store_metrics(store.stats(), store.damage().size(), clock);
 }
 
 }  // namespace vmshadow::app

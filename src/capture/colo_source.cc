@@ -11,7 +11,6 @@
 #include "base/assert.h"
 #include "capture/colo_probe.h"
 #include "capture/colo_versions.h"
-#include "capture/first_pass_limit.h"
 #include "capture/machine_recorder.h"
 #include "capture/migration_settings.h"
 #include "capture/release_vm.h"
@@ -33,7 +32,7 @@ microseconds micros(std::chrono::nanoseconds d) {
 
 }  // namespace
 
-ColoSource::ColoSource(qmp::Session& session, const VmEvents& events, const Clock& clock,
+ColoSource::ColoSource(qmp::Session& session, VmEvents& events, const Clock& clock,
                        ColoOptions options)
     : session_(session), events_(events), clock_(clock), options_(std::move(options)) {}
 
@@ -60,7 +59,11 @@ Result<EpochStats> ColoSource::attach(PageSink& sink, Epoch first) {
       auto fd, open_stream(session_, {options_.socket_buffer_bytes, options_.stall}, migrating_));
   drain_ = std::make_unique<EpochDrain>(std::move(fd), *sink_);
   drain_->stream().set_version(colo_version(session_.version()));
-  VMSHADOW_TRY(read_initial(sink, first, machine));
+  FirstPassLimit limit(session_);
+  if (auto read = read_initial(sink, first, machine, limit); !read) {
+    drain_->close();  // a QEMU that is stuck in sending to us could not answer the limit's question
+    return fail(std::move(read).error());
+  }
 
   // The VM stands still since RAM's last pass (its STOP is the cut); READY lets it run.
   EpochStats stats;
@@ -82,21 +85,18 @@ Result<EpochStats> ColoSource::attach(PageSink& sink, Epoch first) {
   return stats;
 }
 
-Status ColoSource::read_initial(PageSink& sink, Epoch first, MachineDescription& machine) {
+Status ColoSource::read_initial(PageSink& sink, Epoch first, MachineDescription& machine,
+                                FirstPassLimit& limit) {
   VMSHADOW_TRY(expect(Event::layout));
   machine.configuration = drain_->stream().configuration();
   machine.layout = drain_->stream().layout();
   sink.begin_epoch({first, true, &machine});
 
   MonotonicTime told = clock_.monotonic();
-  const auto read_pass = [&] {
-    const FirstPassLimit limit(session_);
-    auto event = drain_->next(options_.stall, [&] { return first_pass_gate(told); });
-    // A QEMU that is stuck in sending to us could not answer the limit's question.
-    if (!event) drain_->close();
-    return event;
-  };
-  VMSHADOW_ASSIGN(const Event event, read_pass());
+  VMSHADOW_ASSIGN(const Event event,
+                  drain_->next(options_.stall, [&] { return first_pass_gate(told); }));
+  // Its thread is waited for when the VM runs again: it may be in the midst of a question.
+  limit.stop();
   if (event != Event::device_tail) return fail(Errc::protocol, "QEMU's first pass has no end");
   // QEMU sends RAM's end with the VM stopped, and from now on waits for us.
   mark_stopped(true);
@@ -263,9 +263,13 @@ void ColoSource::split_at_events(EpochStats& stats, WallTime replied, WallTime a
   stats.resume = std::clamp(since(*stop + *stats.pause, all_read), microseconds{0}, *stats.pause);
 }
 
+// From before QEMU stops the VM (it tells of that a moment later) until it tells that the VM runs:
+// on a busy host we may be late in reading what it has sent, which harms nobody.
 void ColoSource::mark_stopped(bool stopped) {
   if (options_.stopped_since_ns == nullptr) return;
-  *options_.stopped_since_ns = stopped ? clock_.monotonic().ns : 0;
+  if (!stopped) return events_.end_marking();
+  events_.begin_marking(*options_.stopped_since_ns, clock_);
+  events_.mark_stopped();
 }
 
 // The VM's RESUME follows within QEMU's last step; the next request must not come before it.
@@ -284,10 +288,10 @@ Status ColoSource::detach() {
   request_pending_ = false;
   // First the socket: a QEMU that is stuck sending to us is free again, and so is its monitor.
   drain_.reset();
-  Status left;
-  if (std::exchange(migrating_, false)) left = release_vm(session_);
+  const auto left = std::exchange(migrating_, false) ? release_vm(session_) : false;
   mark_stopped(false);
-  if (!left || !settings_before_) return left;
+  if (!left) return fail(left.error());
+  if (!settings_before_) return {};
   return std::exchange(settings_before_, std::nullopt)->restore(session_);
 }
 

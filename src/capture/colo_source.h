@@ -27,6 +27,7 @@
 #include <vmshadow/page_source.h>
 
 #include "capture/epoch_drain.h"
+#include "capture/first_pass_limit.h"
 #include "capture/migration_settings.h"
 #include "capture/vm_events.h"
 #include "qmp/session.h"
@@ -59,8 +60,7 @@ struct ColoOptions {
 class ColoSource final : public PageSource {
  public:
   /// All outlive the source. `session`'s events go to `events`.
-  ColoSource(qmp::Session& session, const VmEvents& events, const Clock& clock,
-             ColoOptions options = {});
+  ColoSource(qmp::Session& session, VmEvents& events, const Clock& clock, ColoOptions options = {});
   ~ColoSource() override;
 
   [[nodiscard]] Result<EpochStats> attach(PageSink& sink, Epoch first) override;
@@ -74,7 +74,8 @@ class ColoSource final : public PageSource {
  private:
   enum class State { detached, initial, ready, broken };
 
-  [[nodiscard]] Status read_initial(PageSink& sink, Epoch first, MachineDescription& machine);
+  [[nodiscard]] Status read_initial(PageSink& sink, Epoch first, MachineDescription& machine,
+                                    FirstPassLimit& limit);
   [[nodiscard]] Status wait_for_colo();
   [[nodiscard]] Status wait_for_request();
   [[nodiscard]] Status request_checkpoint();
@@ -88,7 +89,7 @@ class ColoSource final : public PageSource {
   void split_at_events(EpochStats& stats, WallTime replied, WallTime all_read) const;
 
   qmp::Session& session_;
-  const VmEvents& events_;
+  VmEvents& events_;
   const Clock& clock_;
   const ColoOptions options_;
   State state_ = State::detached;

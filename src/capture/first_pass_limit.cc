@@ -14,14 +14,15 @@ namespace {
 using std::chrono::milliseconds;
 
 constexpr milliseconds kAskEvery{100};
-constexpr std::uint64_t kDoublingsMax = 20;  // beyond kMost, and no overflow
 
 }  // namespace
 
-milliseconds FirstPassLimit::after(std::uint64_t passes, milliseconds most) {
-  if (passes <= kPassesFree) return std::min(kInitial, most);
-  const std::uint64_t doublings = std::min(passes - kPassesFree, kDoublingsMax);
-  return std::min(kInitial * (std::int64_t{1} << doublings), most);
+std::optional<milliseconds> FirstPassLimit::Steps::look(std::uint64_t passes, io::Deadline now) {
+  if (passes <= passes_ || now < raise_at_ || limit_ >= most_) return std::nullopt;
+  limit_ = std::min(2 * limit_, most_);
+  passes_ = passes;
+  raise_at_ = now + kRaiseEvery;
+  return limit_;
 }
 
 FirstPassLimit::FirstPassLimit(qmp::Session& session, Options options)
@@ -30,7 +31,7 @@ FirstPassLimit::FirstPassLimit(qmp::Session& session, Options options)
       thread_([this](const std::stop_token& stop) { watch(stop); }) {}
 
 void FirstPassLimit::watch(const std::stop_token& stop) {
-  milliseconds limit = kInitial;
+  Steps steps(options_.most);
   for (;;) {
     {
       std::unique_lock lock(mutex_);
@@ -40,17 +41,13 @@ void FirstPassLimit::watch(const std::stop_token& stop) {
     const auto info = qmp::query_migrate(session_);
     // What ends the pass otherwise shows on the stream.
     if (!info || stop.stop_requested()) return;
-    if (options_.on_run_state) {
-      const auto run_state = qmp::query_status(session_);
-      if (!run_state || stop.stop_requested()) return;
-      options_.on_run_state(*run_state);
-    }
-    const milliseconds wanted = after(info->ram_passes, options_.most);
-    if (wanted <= limit) continue;
-    limit = wanted;
+    if (options_.on_look && (!options_.on_look() || stop.stop_requested())) return;
+    const auto limit = steps.look(info->ram_passes, io::Deadline::clock::now());
+    if (!limit) continue;
     spdlog::info("the VM writes faster than it can be read (pass {}): allowing a pause of {} ms",
-                 info->ram_passes, limit.count());
-    if (auto set = qmp::migrate_set_parameters(session_, {{"downtime-limit", limit.count()}});
+                 info->ram_passes, limit->count());
+    if (options_.on_raise) options_.on_raise(*limit);
+    if (auto set = qmp::migrate_set_parameters(session_, {{"downtime-limit", limit->count()}});
         !set) {
       spdlog::warn("cannot raise QEMU's downtime-limit: {}", set.error().message);
       return;

@@ -3,7 +3,8 @@
 // QEMU goes over the dirty pages again and again while the guest runs, until what is left can be
 // sent within `downtime-limit`. A guest that dirties them faster than they are sent would never
 // be protected, and each pass would be shipped in vain. So from the fifth pass on the limit is
-// doubled with every pass: the one pause at the end of the pass grows no longer than it must.
+// doubled again and again, with a pass and a moment in between: the one pause at the end of the
+// pass grows no longer than it must.
 //
 // It asks from a thread of its own: at the pass's end QEMU's main loop waits for its sends, and its
 // monitor with it, so that whoever reads the stream must not wait for the monitor.
@@ -14,9 +15,12 @@
 #include <cstdint>
 #include <functional>
 #include <mutex>
+#include <optional>
 #include <thread>
 
-#include "qmp/commands.h"
+#include <vmshadow/result.h>
+
+#include "io/socket.h"
 #include "qmp/session.h"
 
 namespace vmshadow::capture {
@@ -28,11 +32,33 @@ class FirstPassLimit {
   /// What QEMU takes at most.
   static constexpr std::chrono::milliseconds kMost{2'000'000};
 
+  /// QEMU reckons ten times a second what it can send: it goes by a new limit a moment later. On a
+  /// host without free processors many passes may begin within that.
+  static constexpr std::chrono::milliseconds kRaiseEvery{250};
+
+  /// How the limit rises.
+  class Steps {
+   public:
+    explicit Steps(std::chrono::milliseconds most) : most_(most) {}
+    /// The limit to be set, where `passes` are found to have begun; nullopt: the one in force
+    /// stays.
+    [[nodiscard]] std::optional<std::chrono::milliseconds> look(std::uint64_t passes,
+                                                                io::Deadline now);
+
+   private:
+    const std::chrono::milliseconds most_;
+    std::chrono::milliseconds limit_ = kInitial;
+    std::uint64_t passes_ = kPassesFree;  // begun when it was raised last
+    io::Deadline raise_at_{};
+  };
+
   struct Options {
     /// The limit is not raised beyond this.
     std::chrono::milliseconds most = kMost;
-    /// Told how the VM is, at each look, on the watching thread. May be empty.
-    std::function<void(const qmp::RunState&)> on_run_state;
+    /// Called at each look, on the watching thread; an error ends the watch. May be empty.
+    std::function<Status()> on_look;
+    /// Called with each new limit before it is set. May be empty.
+    std::function<void(std::chrono::milliseconds)> on_raise;
   };
 
   /// Begins to watch. `session` outlives it. The limit in force is kInitial.
@@ -44,9 +70,8 @@ class FirstPassLimit {
   FirstPassLimit(const FirstPassLimit&) = delete;
   FirstPassLimit& operator=(const FirstPassLimit&) = delete;
 
-  /// The limit that goes with so many passes begun.
-  [[nodiscard]] static std::chrono::milliseconds after(std::uint64_t passes,
-                                                       std::chrono::milliseconds most = kMost);
+  /// No further question, without waiting for the one that is under way: the VM may stand still.
+  void stop() { thread_.request_stop(); }
 
  private:
   void watch(const std::stop_token& stop);

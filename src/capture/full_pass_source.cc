@@ -1,6 +1,7 @@
 #include "capture/full_pass_source.h"
 
 #include <fmt/format.h>
+#include <fmt/ranges.h>
 #include <spdlog/spdlog.h>
 
 #include <algorithm>
@@ -10,7 +11,6 @@
 #include "base/assert.h"
 #include "capture/colo_probe.h"
 #include "capture/colo_versions.h"
-#include "capture/first_pass_limit.h"
 #include "capture/machine_recorder.h"
 #include "capture/release_vm.h"
 #include "capture/run_state_at_cut.h"
@@ -43,7 +43,7 @@ bool is_of_migration(const std::string& run_state) {
 
 }  // namespace
 
-FullPassSource::FullPassSource(qmp::Session& session, const VmEvents& events, const Clock& clock,
+FullPassSource::FullPassSource(qmp::Session& session, VmEvents& events, const Clock& clock,
                                FullPassOptions options)
     : session_(session), events_(events), clock_(clock), options_(std::move(options)) {}
 
@@ -88,7 +88,7 @@ Result<EpochStats> FullPassSource::take_pass(const std::function<Status()>& at_c
   if (auto left = leave_pass(pass.has_value()); !left) return fail(std::move(left).error());
   if (pass) return end_epoch(*std::move(pass));
   // Its state has a name again.
-  if (pass.error().code == Errc::cancelled && suspended_) VMSHADOW_TRY(pass_gate());
+  if (pass.error().code == Errc::cancelled && (suspended_ || block_job_)) VMSHADOW_TRY(pass_gate());
   return fail(std::move(pass).error());
 }
 
@@ -96,10 +96,17 @@ Status FullPassSource::pass_gate() {
   VMSHADOW_ASSIGN(const qmp::RunState run_state, qmp::query_status(session_));
   if (!run_state.running) return not_running(run_state.text);
   VMSHADOW_ASSIGN(const qmp::MigrationInfo migration, qmp::query_migrate(session_));
-  if (!migration.active()) return {};
-  return fail(Errc::cancelled, fmt::format("a migration of this VM that is not ours is under way "
-                                           "(status {}); no epoch taken until it is over",
-                                           migration.status));
+  if (migration.active()) {
+    return fail(Errc::cancelled, fmt::format("a migration of this VM that is not ours is under way "
+                                             "(status {}); no epoch taken until it is over",
+                                             migration.status));
+  }
+  VMSHADOW_ASSIGN(const auto jobs, qmp::query_block_jobs(session_));
+  if (jobs.empty()) return {};
+  return fail(Errc::cancelled,
+              fmt::format("a block job of this VM exists ({}), and QEMU may not survive that it "
+                          "writes at the end of a full pass; no epoch taken until it is over",
+                          fmt::join(jobs, ", ")));
 }
 
 Result<FullPassSource::Pass> FullPassSource::run_pass(const std::function<Status()>& at_cut) {
@@ -107,33 +114,53 @@ Result<FullPassSource::Pass> FullPassSource::run_pass(const std::function<Status
   pass.asked = clock_.monotonic();
   pass.stops_before = events_.stops();
   suspended_ = false;
+  block_job_ = false;
   VMSHADOW_ASSIGN(settings_before_, MigrationSettings::read(session_, CaptureKind::full_pass));
   if (options_.on_pass_begin) options_.on_pass_begin(*settings_before_);
   VMSHADOW_TRY(settings_before_->apply_for_capture(session_));
+  if (options_.stopped_since_ns != nullptr) {
+    events_.begin_marking(*options_.stopped_since_ns, clock_);
+  }
   VMSHADOW_ASSIGN(
-      auto fd, open_stream(session_, {options_.socket_buffer_bytes, options_.stall}, migrating_));
+      auto fd,
+      open_stream(session_, {options_.socket_buffer_bytes, options_.stall, first_}, migrating_));
   drain_ = std::make_unique<EpochDrain>(std::move(fd), *sink_);
   drain_->stream().set_version(colo_version(session_.version()));
 
-  const auto read = [&]() -> Status {
-    FirstPassLimit::Options watch;
-    if (!first_) watch.most = options_.pause_most;
-    watch.on_run_state = [this](const qmp::RunState& run_state) {
-      if (!run_state.running && !is_of_migration(run_state.text)) suspended_ = true;
-    };
-    const FirstPassLimit limit(session_, std::move(watch));
-    auto whole = read_pass(pass);
-    // A QEMU that is stuck in sending to us could not answer the limit's question.
-    if (!whole) drain_->close();
-    return whole;
-  };
-  VMSHADOW_TRY(read());
+  FirstPassLimit limit(session_, limit_options());
+  auto whole = read_pass(pass);
+  // Its thread is waited for when the VM runs again: it may be in the midst of a question.
+  limit.stop();
+  if (!whole) {
+    drain_->close();  // a QEMU that is stuck in sending to us could not answer
+    return fail(std::move(whole).error());
+  }
   if (at_cut) VMSHADOW_TRY(at_cut());
   VMSHADOW_TRY(resume_vm());
   pass.pages = drain_->stream().pages_seen();
   pass.zero_pages = drain_->stream().zero_pages_seen();
   pass.stream_bytes = drain_->bytes_read();
   return pass;
+}
+
+FirstPassLimit::Options FullPassSource::limit_options() {
+  FirstPassLimit::Options watch;
+  watch.on_look = [this]() -> Status {
+    VMSHADOW_ASSIGN(const qmp::RunState run_state, qmp::query_status(session_));
+    if (!run_state.running && !is_of_migration(run_state.text)) suspended_ = true;
+    VMSHADOW_ASSIGN(const auto jobs, qmp::query_block_jobs(session_));
+    if (!jobs.empty()) block_job_ = true;
+    return {};
+  };
+  if (first_) {
+    // This pause may be longer than the guard's deadline, or a guest that writes much would never
+    // be protected.
+    events_.allow_sending(FirstPassLimit::kInitial);
+    watch.on_raise = [this](milliseconds pause) { events_.allow_sending(pause); };
+  } else {
+    watch.most = options_.pause_most;
+  }
+  return watch;
 }
 
 Status FullPassSource::read_pass(Pass& pass) {
@@ -144,7 +171,7 @@ Status FullPassSource::read_pass(Pass& pass) {
   VMSHADOW_ASSIGN(const Event last,
                   drain_->next(options_.stall, [&] { return while_guest_runs(); }));
   if (last != Event::device_tail) return fail(Errc::protocol, "QEMU's RAM has no end");
-  mark_stopped(true);
+  events_.mark_stopped();
   pass.ram_done = clock_.monotonic();
   VMSHADOW_TRY(drain_->read_tail(options_.stall));
   pass.all_read = clock_.monotonic();
@@ -179,10 +206,10 @@ Status FullPassSource::begin_or_go_on() {
 Result<bool> FullPassSource::while_guest_runs() {
   // A VM that stands still because it was suspended: its pass is given up, for it could not end.
   if (suspended_) return fail(Errc::cancelled, "the VM was stopped in mid-pass; no epoch taken");
-  if (events_.is_stopped()) {
-    mark_stopped(true);
-    return false;  // nothing may hold us
+  if (block_job_) {
+    return fail(Errc::cancelled, "a block job of the VM has begun in mid-pass; no epoch taken");
   }
+  if (events_.is_stopped()) return false;  // nothing may hold us
   if (options_.cancelled && options_.cancelled()) {
     return fail(Errc::cancelled, "told to stop during a pass");
   }
@@ -208,7 +235,7 @@ Status FullPassSource::resume_vm() {
     std::this_thread::sleep_for(kContRetry);
   }
   owe_resume(false);
-  mark_stopped(false);
+  events_.mark_resumed();
   return {};
 }
 
@@ -216,7 +243,7 @@ Status FullPassSource::resume_vm() {
 // issued before would wedge 7.2. After one that is not, we close it, and QEMU's migration fails.
 Status FullPassSource::leave_pass(bool whole) {
   if (!settings_before_) return {};
-  if (suspended_) mark_stopped(false);  // not for us
+  if (suspended_) events_.end_marking();  // it stands still, but not for us
   if (whole && !drain_->wait_for_close(kClosePatience)) {
     return fail(Errc::timed_out, "QEMU does not close its migration stream");
   }
@@ -226,7 +253,7 @@ Status FullPassSource::leave_pass(bool whole) {
     migrating_ = false;
   }
   owe_resume(false);
-  mark_stopped(false);
+  events_.end_marking();
   VMSHADOW_TRY(settings_before_->restore(session_));
   settings_before_.reset();
   if (options_.on_pass_end) options_.on_pass_end();
@@ -254,12 +281,6 @@ EpochStats FullPassSource::end_epoch(Pass pass) {
   first_ = false;
   next_epoch_ = next_epoch_.next();
   return stats;
-}
-
-void FullPassSource::mark_stopped(bool stopped) {
-  if (options_.stopped_since_ns == nullptr || std::exchange(stop_marked_, stopped) == stopped)
-    return;
-  *options_.stopped_since_ns = stopped ? clock_.monotonic().ns : 0;
 }
 
 void FullPassSource::owe_resume(bool owed) {

@@ -3,7 +3,7 @@
 //
 // One pass (Q is QEMU, time goes down):
 //
-//   us ─ query-status, query-migrate ─► Q      only a running VM that nobody migrates
+//   us ─ query-status, … ─► Q                  only a running VM that nobody migrates or copies
 //   us ─ migrate ─► Q                          our settings are in force from here
 //   Q  ─ RAM, again and again ─► us            the VM runs; newest page wins
 //   Q  ─ the rest of RAM, devices ─► us        it stands still: the cut. QEMU waits for our word
@@ -32,6 +32,7 @@
 #include <vmshadow/page_source.h>
 
 #include "capture/epoch_drain.h"
+#include "capture/first_pass_limit.h"
 #include "capture/migration_settings.h"
 #include "capture/vm_events.h"
 #include "qmp/session.h"
@@ -64,7 +65,7 @@ struct FullPassOptions {
 class FullPassSource final : public PageSource {
  public:
   /// All outlive the source. `session`'s events go to `events`.
-  FullPassSource(qmp::Session& session, const VmEvents& events, const Clock& clock,
+  FullPassSource(qmp::Session& session, VmEvents& events, const Clock& clock,
                  FullPassOptions options = {});
   ~FullPassSource() override;
 
@@ -91,17 +92,17 @@ class FullPassSource final : public PageSource {
   [[nodiscard]] Result<EpochStats> take_pass(const std::function<Status()>& at_cut);
   [[nodiscard]] Status pass_gate();
   [[nodiscard]] Result<Pass> run_pass(const std::function<Status()>& at_cut);
+  [[nodiscard]] FirstPassLimit::Options limit_options();
   [[nodiscard]] Status read_pass(Pass& pass);
   [[nodiscard]] Status begin_or_go_on();
   [[nodiscard]] Result<bool> while_guest_runs();
   [[nodiscard]] Status resume_vm();
   [[nodiscard]] Status leave_pass(bool whole);
   [[nodiscard]] EpochStats end_epoch(Pass pass);
-  void mark_stopped(bool stopped);
   void owe_resume(bool owed);
 
   qmp::Session& session_;
-  const VmEvents& events_;
+  VmEvents& events_;
   const Clock& clock_;
   const FullPassOptions options_;
   State state_ = State::detached;
@@ -114,8 +115,8 @@ class FullPassSource final : public PageSource {
   std::optional<MigrationSettings> settings_before_;  // set in a pass
   bool migrating_ = false;                            // `migrate` was issued and must be undone
   bool resume_owed_ = false;
-  bool stop_marked_ = false;
-  std::atomic<bool> suspended_{false};  // seen in this pass
+  // Seen in this pass, by the limit's thread.
+  std::atomic<bool> suspended_{false}, block_job_{false};
 };
 
 }  // namespace vmshadow::capture

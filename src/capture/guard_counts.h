@@ -22,7 +22,7 @@ struct GuardCounts {
   /// A worker is watched: the newest one that was started.
   std::atomic<bool> worker_lives{false};
   std::array<std::atomic<std::uint64_t>, kKills> killed{};
-  /// How often a dead worker's VM had to be released.
+  /// How often a dead worker's capture had to be ended.
   std::atomic<std::uint64_t> releases{0};
 };
 

@@ -24,8 +24,11 @@ struct GuardFlags {
   std::atomic<std::int64_t> protected_since_ns{0};
   /// Counts on while the worker is alive; one that stands still is a worker that hangs.
   std::atomic<std::uint32_t> beats{0};
-  /// Workers started before this one. Written by the guard.
+  /// Workers started before this one, or tried to. Written by the guard.
   std::uint32_t restarts = 0;
+  /// This worker's number, from 1: what GuardCounts::workers_started is while it lives. Written by
+  /// the guard.
+  std::uint64_t worker = 0;
   /// A socket to the guard, valid in the worker: takes the worker's monitor connection
   /// (qmp::Session::pass_connection). Set by the guard.
   int to_guard = -1;

@@ -76,13 +76,17 @@ Status suspend_again(qmp::Session& session) {
 
 }  // namespace
 
-Status release_vm(qmp::Session& session, bool resume_owed) {
+Result<bool> release_vm(qmp::Session& session, bool resume_owed) {
   const auto deadline = io::deadline_after(kPatience);
   // QEMU starts the VM as it leaves COLO, also one that its administrator suspended meanwhile.
   VMSHADOW_ASSIGN(const qmp::RunState before, qmp::query_status(session));
   VMSHADOW_ASSIGN(const qmp::MigrationInfo migration, qmp::query_migrate(session));
   // At rest already: somebody else ended it, and may have moved the VM away. Touch nothing.
-  if (!migration.active()) return resume_owed ? see_it_run(session, deadline) : Status{};
+  if (!migration.active()) {
+    if (!resume_owed || before.running) return false;
+    VMSHADOW_TRY(see_it_run(session, deadline));
+    return true;
+  }
   // From these there is no way back to running, and QEMU aborts on trying.
   if (migration.status == "colo" &&
       (before.text == "internal-error" || before.text == "shutdown")) {
@@ -94,12 +98,14 @@ Status release_vm(qmp::Session& session, bool resume_owed) {
   }
   VMSHADOW_TRY(end_migration(session, deadline));
   if (before.text != "paused" && before.text != "guest-panicked") {
-    return see_it_run(session, deadline);
+    VMSHADOW_TRY(see_it_run(session, deadline));
+    return true;
   }
   // A migration that ends before it has stopped a VM starts none, but COLO does.
   VMSHADOW_ASSIGN(const auto capabilities, qmp::query_migrate_capabilities(session));
   const auto colo = capabilities.find("x-colo");
-  return colo != capabilities.end() && colo->second ? suspend_again(session) : Status{};
+  if (colo != capabilities.end() && colo->second) VMSHADOW_TRY(suspend_again(session));
+  return true;
 }
 
 void free_stuck_monitor(qmp::Session& session) {

@@ -16,7 +16,8 @@ namespace vmshadow::capture {
 /// a state in which QEMU would abort on leaving COLO, so nothing was done.
 /// With `resume_owed`, a VM that such a migration has left in postmigrate is resumed: never without
 /// knowing that, for else it may have been moved away and run elsewhere.
-[[nodiscard]] Status release_vm(qmp::Session& session, bool resume_owed = false);
+/// False: there was nothing to end or to resume any more.
+[[nodiscard]] Result<bool> release_vm(qmp::Session& session, bool resume_owed = false);
 
 /// For one who finds QEMU in the hands of a capture that may be dead: if the monitor answers
 /// nothing because QEMU is stuck in sending to that capture, cuts the migration's connection (where

@@ -47,8 +47,9 @@ Result<UniqueFd> open_stream(qmp::Session& session, const StreamSocketOptions& o
   io::set_socket_buffers(pair.second.get(), options.buffer_bytes);
   const auto passed = qmp::getfd(session, kSocketName, pair.second.get());
   if (!passed) {
-    spdlog::info("this monitor takes no descriptors ({}); using a socket path instead",
-                 passed.error().message);
+    spdlog::log(options.say_path ? spdlog::level::info : spdlog::level::debug,
+                "this monitor takes no descriptors ({}); using a socket path instead",
+                passed.error().message);
     return open_at_path(session, options, migrating);
   }
   pair.second.reset();

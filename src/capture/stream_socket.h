@@ -15,6 +15,8 @@ struct StreamSocketOptions {
   int buffer_bytes{};
   /// For QEMU's connecting, where it has to.
   std::chrono::milliseconds connect{};
+  /// Say where it is by a path, and why: worth once a monitor.
+  bool say_path = true;
 };
 
 /// Tells QEMU to migrate to us; our end of the stream, non-blocking. `migrating` is set just

@@ -16,9 +16,11 @@ void VmEvents::handle(const qmp::Event& event) {
       ++stops_;
       last_stop_ = event.stamp;
       stopped_ = true;
+      if (mark_ != nullptr && *mark_ == 0) *mark_ = (clock_->monotonic() + allowed_).ns;
     } else if (event.name == "RESUME") {
       last_resume_ = event.stamp;
       stopped_ = false;
+      if (mark_ != nullptr) *mark_ = 0;
     } else if (event.name == "MIGRATION") {
       const std::string* status = qmp::string_member(event.data, "status");
       if (status == nullptr || !qmp::is_at_rest(*status)) return;
@@ -55,6 +57,37 @@ bool VmEvents::wait_for_migration_end(std::uint64_t ended_before,
                                       std::chrono::milliseconds timeout) const {
   std::unique_lock lock(mutex_);
   return changed_.wait_for(lock, timeout, [&] { return migrations_ended_ > ended_before; });
+}
+
+void VmEvents::begin_marking(std::atomic<std::int64_t>& stopped_since_ns, const Clock& clock) {
+  const std::lock_guard lock(mutex_);
+  mark_ = &stopped_since_ns;
+  clock_ = &clock;
+  allowed_ = {};
+}
+
+void VmEvents::allow_sending(std::chrono::milliseconds time) {
+  const std::lock_guard lock(mutex_);
+  allowed_ = time;
+}
+
+void VmEvents::mark_stopped() {
+  const std::lock_guard lock(mutex_);
+  if (mark_ == nullptr) return;
+  const std::int64_t now = clock_->monotonic().ns;
+  const std::int64_t before = *mark_;
+  *mark_ = before == 0 ? now : std::min(before, now);
+}
+
+void VmEvents::mark_resumed() {
+  const std::lock_guard lock(mutex_);
+  if (mark_ != nullptr) *mark_ = 0;
+}
+
+void VmEvents::end_marking() {
+  const std::lock_guard lock(mutex_);
+  if (mark_ != nullptr) *mark_ = 0;
+  mark_ = nullptr;
 }
 
 VmEvents::Cut VmEvents::cut_since(std::uint64_t stops_before, const Clock& clock) const {

@@ -2,6 +2,7 @@
 // stands. Fed by the monitor's reader thread, read by the capture thread.
 #pragma once
 
+#include <atomic>
 #include <chrono>
 #include <condition_variable>
 #include <cstdint>
@@ -39,6 +40,18 @@ class VmEvents {
     MonotonicTime monotonic;
   };
   [[nodiscard]] Cut cut_since(std::uint64_t stops_before, const Clock& clock) const;
+  /// From now on, until end_marking(), `stopped_since_ns` (which outlives that) says since when the
+  /// VM stands still by these events, by `clock`, 0 while it runs: for the guard. At once: whatever
+  /// holds the capture thread does not hold this.
+  void begin_marking(std::atomic<std::int64_t>& stopped_since_ns, const Clock& clock);
+  /// So long a stop is not to be counted while QEMU still sends: it is marked so much later.
+  void allow_sending(std::chrono::milliseconds time);
+  /// As STOP and RESUME, by one who knows it without them. Stopped: QEMU has sent its RAM; what it
+  /// was allowed for that ends here.
+  void mark_stopped();
+  void mark_resumed();
+  void end_marking();
+
   /// Waits for the RESUME that ends the first stop after `stops_before`; returns STOP → RESUME.
   /// nullopt if it does not come in time.
   [[nodiscard]] std::optional<std::chrono::microseconds> wait_for_pause(
@@ -52,6 +65,9 @@ class VmEvents {
   Stamp last_resume_{};
   bool stopped_ = false;
   std::uint64_t migrations_ended_ = 0;
+  std::atomic<std::int64_t>* mark_ = nullptr;  // null: nothing is to be marked
+  const Clock* clock_ = nullptr;
+  std::chrono::milliseconds allowed_{};
 };
 
 }  // namespace vmshadow::capture

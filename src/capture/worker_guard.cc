@@ -23,9 +23,11 @@
 #include "base/say.h"
 #include "base/shared_memory.h"
 #include "base/unique_fd.h"
+#include "capture/abandoned_capture.h"
 #include "capture/back_off.h"
 #include "capture/guard_priority.h"
 #include "capture/release_vm.h"
+#include "capture/vm_claim.h"
 #include "io/socket.h"
 #include "qmp/commands.h"
 #include "qmp/standby_monitor.h"
@@ -94,6 +96,7 @@ class WorkerGuard {
   enum class Release { done, vm_gone, told_to_stop };
 
   [[nodiscard]] bool open_own_monitor();
+  void release_left_behind();
   [[nodiscard]] bool start_worker();
   [[noreturn]] void run_worker(pid_t guard);
   void watch();
@@ -120,7 +123,8 @@ class WorkerGuard {
   const GuardPriority priority_;
   BackOff back_off_;
   std::optional<qmp::StandbyMonitor> own_monitor_;
-  std::string not_released_;  // why not, of a VM that runs all the same
+  std::string not_released_;    // why not, of a VM that runs all the same
+  bool ended_capture_ = false;  // a dead worker's, in place of it
   bool told_to_stop_ = false;
 
   // Of the worker that is watched.
@@ -142,7 +146,10 @@ int WorkerGuard::run() {
   ::sigprocmask(SIG_BLOCK, &signals_, nullptr);
   const std::string got = priority_.raise();
   for (;;) {
-    if (!open_own_monitor()) return kWorkerFailed;
+    if (!open_own_monitor()) {
+      release_left_behind();
+      return kWorkerFailed;
+    }
     if (start_worker()) {
       const bool locked = GuardPriority::lock_memory();
       if (options_.verbose && flags_.restarts == 0) {
@@ -177,6 +184,17 @@ bool WorkerGuard::open_own_monitor() {
   return flags_.restarts > 0;
 }
 
+// A VM that a killed sidecar has left standing still does not wait until our options are right.
+void WorkerGuard::release_left_behind() {
+  const auto session = qmp::Session::connect(options_.monitor);
+  if (!session) return;
+  const auto claim = VmClaim::take(**session);
+  if (!claim || !*claim) return;
+  const auto released = release_abandoned(**session);
+  if (!released) return say("the VM may stand still: " + released.error().message);
+  if (*released) say(**released);
+}
+
 bool WorkerGuard::start_worker() {
   flags_.clear();
   death_ = Death::none;
@@ -190,11 +208,10 @@ bool WorkerGuard::start_worker() {
     return false;
   }
   flags_.to_guard = channel->second.get();
-  ++counts_.workers_started;
+  flags_.worker = counts_.workers_started + 1;
   const pid_t guard = ::getpid();
   const pid_t pid = ::fork();
   if (pid < 0) {
-    --counts_.workers_started;
     say(errno_error(errno, "starting the worker").message);
     return false;
   }
@@ -205,6 +222,7 @@ bool WorkerGuard::start_worker() {
   from_worker_ = std::move(channel->first);
   pid_ = pid;
   reaped_ = false;
+  counts_.workers_started = flags_.worker;
   counts_.worker_lives = true;
   return true;
 }
@@ -348,7 +366,7 @@ std::optional<int> WorkerGuard::after_worker() {
       case Release::done:
         break;
     }
-    ++counts_.releases;
+    if (ended_capture_) ++counts_.releases;
     say(fmt::format("the worker {}; the VM {} and is no longer protected{}", death_text(),
                     not_released_.empty() ? "was released, runs on"
                                           : "runs on, but it was not released: " + not_released_,
@@ -370,6 +388,7 @@ std::optional<int> WorkerGuard::after_worker() {
 // to stop.
 WorkerGuard::Release WorkerGuard::release_vm_at_last() {
   std::optional<MonotonicTime> said;
+  ended_capture_ = false;
   for (;;) {
     const Status released = try_release();
     if (released) return Release::done;
@@ -408,10 +427,12 @@ Status WorkerGuard::try_release() {
   VMSHADOW_ASSIGN(const auto session, open());
   free_stuck_monitor(*session);
   not_released_.clear();
-  if (auto released = release_vm(*session, flags_.resume_owed); !released) {
+  auto released = release_vm(*session, flags_.resume_owed);
+  if (released && *released) ended_capture_ = true;
+  if (!released) {
     // A QEMU that has lost track of its migration never ends it; what counts is the guest.
     const auto run_state = qmp::query_status(*session);
-    if (!run_state || !run_state->running) return released;
+    if (!run_state || !run_state->running) return fail(std::move(released).error());
     not_released_ = std::move(released).error().message;
     return {};
   }

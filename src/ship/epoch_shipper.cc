@@ -193,7 +193,7 @@ Status EpochShipper::encode_and_send(Item item) {
     const delta::EncodeStats stats = encoder_.end(*end, out_);
     {
       const std::lock_guard lock(mutex_);
-      in_flight_.push_back({end->epoch, end->cut_monotonic, stats});
+      in_flight_.push_back({end->epoch, end->cut_monotonic, end->cut_wall, stats});
     }
     return send_encoded(0);
   }
@@ -219,9 +219,13 @@ void EpochShipper::on_ack(Epoch epoch, const format::Ack& ack) {
       in_flight_.pop_front();
       --unacknowledged_;
       const MonotonicTime now = clock_.monotonic();
-      committed =
-          CommittedEpoch{epoch, micros(now - done.cut),
-                         micros(now - committed_cut_.value_or(done.cut)), ack.sync, done.encoded};
+      committed = CommittedEpoch{epoch,
+                                 done.cut,
+                                 done.cut_wall,
+                                 micros(now - done.cut),
+                                 micros(now - committed_cut_.value_or(done.cut)),
+                                 ack.sync,
+                                 done.encoded};
       committed_cut_ = done.cut;
     }
   }

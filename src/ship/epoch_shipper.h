@@ -36,6 +36,8 @@ namespace vmshadow::ship {
 /// An epoch that the store has acknowledged as durable.
 struct CommittedEpoch {
   Epoch epoch;
+  MonotonicTime cut;
+  WallTime cut_wall;
   /// From the cut to the acknowledgement.
   std::chrono::microseconds commit_latency{};
   /// The lag just before this acknowledgement: since the cut of the epoch committed before it (for
@@ -113,6 +115,7 @@ class EpochShipper final : public PageSink {
   struct InFlight {
     Epoch epoch;
     MonotonicTime cut;
+    WallTime cut_wall;
     delta::EncodeStats encoded;
   };
 

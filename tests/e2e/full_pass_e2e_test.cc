@@ -1,12 +1,16 @@
 // Epochs without COLO: each a whole migration, after which the VM runs on. What is restored is
 // exact, and whatever happens to the VM or the sidecar in a pass, the guest's life comes first.
+#include <fcntl.h>
 #include <fmt/format.h>
 #include <nlohmann/json.hpp>
 #include <poll.h>
 #include <signal.h>
+#include <unistd.h>
 
+#include <array>
 #include <random>
 #include <set>
+#include <sstream>
 
 #include "capture/full_pass_source.h"
 #include "capture/vm_events.h"
@@ -251,7 +255,94 @@ TEST(FullPassHazard, AVmThatWasMovedAwayIsLeftAlone) {
   EXPECT_EQ(run_state(*observer), "postmigrate");
 }
 
+// QEMU 7.2 ends if something writes to a disk between the end of a pass and `cont`.
+TEST(FullPassHazard, ABlockJobIsWaitedFor) {
+  VMSHADOW_REQUIRE(guest_available({}));
+  FaultRig rig({"-blockdev", "driver=null-co,node-name=disk,size=1073741824,read-zeroes=on",
+                "-device", "virtio-blk-pci,drive=disk", "-blockdev",
+                "driver=null-co,node-name=copy,size=1073741824"});
+  StoreProgram store = must(StoreProgram::start(rig.store_directory()));
+  auto observer = rig.observer();
+  // So slow that it is there until it is cancelled.
+  const Json slow_copy = {{"job-id", "copy"},
+                          {"device", "disk"},
+                          {"target", "copy"},
+                          {"sync", "full"},
+                          {"speed", 4 << 20}};
+  must(observer->execute("blockdev-backup", slow_copy).map([](const Json&) {}));
+  SidecarConfig config = by_full_passes(rig, store.address());
+  config.extra_args.emplace_back("--ignore-disks");
+  config.interval = milliseconds(1000);
+  {
+    SidecarProgram refused = must(SidecarProgram::start(config));
+    expect_end(refused, 1, {"a block job of this VM exists (copy)", "no epoch taken until"});
+  }
+  const auto cancel = [&] {
+    must(observer->execute("block-job-cancel", {{"device", "copy"}}).map([](const Json&) {}));
+    wait_until([&] { return must(qmp::query_block_jobs(*observer)).empty(); });
+  };
+  cancel();
+  SidecarProgram sidecar = must(SidecarProgram::start(config));
+  must(sidecar.wait_for_epochs(3, io::deadline_after(kFaultPatience)));
+  // Between two passes: QEMU drains its jobs when it stops the VM, and this one is slow.
+  wait_until([&] { return !must(qmp::query_migrate(*observer)).active(); });
+  must(observer->execute("blockdev-backup", slow_copy).map([](const Json&) {}));
+  wait_for_text(sidecar, "a block job of this VM exists (copy)");
+  const std::size_t before = sidecar.epochs();
+  ::poll(nullptr, 0, 2500);
+  EXPECT_LE(sidecar.epochs(), before + 1);
+  EXPECT_EQ(run_state(*observer), "running");
+  cancel();
+  must(sidecar.wait_for_epochs(before + 3, io::deadline_after(kFaultPatience)));
+  observer.reset();
+  EXPECT_EQ(sidecar.attachments(), 1U);
+  EXPECT_EQ(must(sidecar.stop()).text(), "exit code 0") << sidecar.messages();
+  rig.expect_runs_on();
+}
+
 // ---- the sidecar
+
+// Whatever reads its report may stop reading: that must hold neither the capture nor the guest.
+TEST(FullPassHazard, TheReaderOfTheReportStalls) {
+  VMSHADOW_REQUIRE(guest_available({}));
+  FaultRig rig;
+  StoreProgram store = must(StoreProgram::start(rig.store_directory()));
+  ProcessOptions options;
+  options.argv = {program_path("vmshadow-sidecar"),
+                  "--vm",
+                  "vm1",
+                  "--qmp",
+                  rig.guest().qmp_path(),
+                  "--store",
+                  store.address(),
+                  "--source",
+                  "full-pass",
+                  "--interval-ms",
+                  "20",
+                  "--json"};
+  options.stdout_pipe = true;
+  Process sidecar = must(Process::spawn(options));
+  ::fcntl(sidecar.stdout_fd(), F_SETPIPE_SZ, 4096);  // some seven epochs' lines
+  wait_until([&] { return stored_epochs(rig.store_directory(), "vm1").size() >= 40; });
+  rig.expect_reports_go_on(seconds(5));
+  must(sidecar.signal(SIGTERM));
+  // And the reader that reads on has missed nothing.
+  std::string text;
+  std::array<char, 4096> piece;
+  for (ssize_t got = 0; (got = ::read(sidecar.stdout_fd(), piece.data(), piece.size())) > 0;) {
+    text.append(piece.data(), static_cast<std::size_t>(got));
+  }
+  EXPECT_EQ(must(sidecar.wait(io::deadline_after(kFaultPatience))).text(), "exit code 0");
+  std::set<std::uint64_t> told;
+  std::istringstream lines(text);
+  for (std::string line; std::getline(lines, line);) {
+    const Json json = Json::parse(line);
+    EXPECT_NE(json.at("event"), "missed");
+    if (json.at("event") == "epoch") told.insert(json.at("epoch").get<std::uint64_t>());
+  }
+  EXPECT_EQ(told, stored_epochs(rig.store_directory(), "vm1"));
+  rig.expect_runs_on();
+}
 
 TEST(FullPassHazard, TheWorkerIsKilledAtAnyMoment) {
   VMSHADOW_REQUIRE(guest_available({}));

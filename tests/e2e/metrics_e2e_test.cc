@@ -3,9 +3,11 @@
 #include <fmt/format.h>
 #include <nlohmann/json.hpp>
 #include <signal.h>
+#include <time.h>
 
 #include <filesystem>
 #include <fstream>
+#include <functional>
 #include <iterator>
 #include <list>
 
@@ -54,12 +56,20 @@ std::string url_of(const SidecarProgram& sidecar) {
   return url;
 }
 
-/// The port in "metrics at http://127.0.0.1:PORT/metrics".
+/// In "metrics at http://127.0.0.1:PORT/metrics".
+std::string url_in(const std::function<std::string()>& said) {
+  std::string url;
+  wait_until([&] {
+    const std::string text = said();
+    const std::size_t at = text.find("metrics at http://");
+    if (at == std::string::npos || text.find('\n', at) == std::string::npos) return false;
+    url = text.substr(at + 11, text.find('\n', at) - at - 11);
+    return true;
+  });
+  return url;
+}
 std::string url_of(const StoreProgram& store) {
-  const std::string said = store.messages();
-  const std::size_t at = said.find("http://");
-  if (at == std::string::npos) throw std::runtime_error("the store names no URL: " + said);
-  return said.substr(at, said.find('\n', at) - at);
+  return url_in([&] { return store.messages(); });
 }
 
 std::vector<Json> epoch_lines(const SidecarProgram& sidecar) {
@@ -267,21 +277,56 @@ TEST(MetricsE2e, PeersThatSayNothingKeepNobodyOut) {
   EXPECT_EQ(must(store.stop()).text(), "exit code 0");
 }
 
-TEST(MetricsE2e, APortThatIsTakenIsOneSentence) {
+// The VM goes before its metrics: one that a killed sidecar has left standing still is released,
+// and protected, though the port cannot be had.
+TEST(MetricsE2e, APortThatIsTakenKeepsNoVmWaiting) {
+  VMSHADOW_REQUIRE(guest_available({}));
+  FaultRig rig({}, busy_witness());
+  StoreProgram store = must(StoreProgram::start(rig.store_directory()));
+  {
+    SidecarProgram first = rig.protect(store.address(), 2, milliseconds(5));
+    const pid_t worker = must(first.worker_pid());
+    const auto observer = rig.observer();
+    ASSERT_TRUE(halt_at_the_cut(*observer, worker));
+    kill_both(first, worker);
+  }
+  const auto taken = must(io::listen_tcp({"127.0.0.1", 0}));
+  const std::string port = std::to_string(must(io::local_port(taken.get())));
+  SidecarConfig config = rig.config(store.address());
+  config.extra_args = {"--metrics", port, "--metrics-file", rig.path("none/vm1.prom")};
+  SidecarProgram sidecar = must(SidecarProgram::start(config));
+  must(sidecar.wait_for_epochs(3, io::deadline_after(kFaultPatience)));
+  EXPECT_THAT(sidecar.messages(), HasSubstr("it was released, it runs"));
+  EXPECT_THAT(sidecar.messages(), HasSubstr("--metrics: listening on 127.0.0.1:" + port));
+  EXPECT_THAT(sidecar.messages(), HasSubstr("end what listens there, or choose another port"));
+  EXPECT_THAT(sidecar.messages(), HasSubstr("writing the metrics file"));
+  EXPECT_EQ(must(sidecar.stop()).text(), "exit code 0") << sidecar.messages();
+  rig.expect_runs_on(seconds(30));
+}
+
+TEST(MetricsE2e, AStoreWhosePortIsTakenIsAStoreAllTheSame) {
   const TempDir folder;
   const auto taken = must(io::listen_tcp({"127.0.0.1", 0}));
   const std::string port = std::to_string(must(io::local_port(taken.get())));
+  StoreProgram store = must(StoreProgram::start(folder.file("store"), {"--metrics", port}));
+  wait_until([&] { return store.messages().find("choose another port") != std::string::npos; });
+  EXPECT_THAT(store.messages(), HasSubstr("--metrics: listening on 127.0.0.1:" + port));
+  EXPECT_EQ(must(store.stop()).text(), "exit code 0");
+}
+
+// Known before a store is opened, or a VM touched.
+TEST(MetricsE2e, WhatIsNoAddressIsAMistakeOfUsage) {
+  const TempDir folder;
   const Ran sidecar =
       must(run_program({program_path("vmshadow-sidecar"), "--vm", "vm1", "--qmp",
-                        folder.file("qmp"), "--store", "127.0.0.1:1", "--metrics", port}));
-  EXPECT_EQ(sidecar.status.code, 1);
-  expect_sentence(sidecar.err, "vmshadow-sidecar",
-                  {"--metrics: listening on 127.0.0.1:" + port, "choose another port"});
+                        folder.file("qmp"), "--store", "127.0.0.1:1", "--metrics", "all"}));
+  EXPECT_EQ(sidecar.status.code, 2);
+  expect_sentence(sidecar.err, "vmshadow-sidecar", {"--metrics: 'all' is not [ADDRESS:]PORT"});
   const Ran store = must(run_program({program_path("vmshadow-store"), "--dir", folder.file("store"),
-                                      "--listen", "127.0.0.1:0", "--metrics", port}));
-  EXPECT_EQ(store.status.code, 1);
-  expect_sentence(store.err, "vmshadow-store",
-                  {"--metrics: listening on 127.0.0.1:" + port, "choose another port"});
+                                      "--listen", "127.0.0.1:0", "--metrics", "all"}));
+  EXPECT_EQ(store.status.code, 2);
+  expect_sentence(store.err, "vmshadow-store", {"--metrics: 'all' is not [ADDRESS:]PORT"});
+  EXPECT_FALSE(std::filesystem::exists(folder.file("store")));
 }
 
 TEST(MetricsE2e, TheFileIsThereWhileTheSidecarIs) {
@@ -300,6 +345,59 @@ TEST(MetricsE2e, TheFileIsThereWhileTheSidecarIs) {
   });
   EXPECT_EQ(must(sidecar.stop()).text(), "exit code 0") << sidecar.messages();
   EXPECT_FALSE(std::filesystem::exists(path));
+}
+
+// A file that stays behind would say for ever that the VM is protected.
+TEST(MetricsE2e, TheFileGoesWithASidecarThatIsKilled) {
+  VMSHADOW_REQUIRE(guest_available({}));
+  FaultRig rig;
+  StoreProgram store = must(StoreProgram::start(rig.store_directory()));
+  SidecarConfig config = rig.config(store.address());
+  const std::string path = rig.path("vm1.prom");
+  config.extra_args = {"--metrics-file", path};
+  SidecarProgram sidecar = must(SidecarProgram::start(config));
+  wait_until([&] { return std::filesystem::exists(path); });
+  kill_both(sidecar, must(sidecar.worker_pid()));
+  wait_until([&] { return !std::filesystem::exists(path); });
+}
+
+// Descriptors 0 to 2 are free then: neither metrics nor a monitor may get them, nor words of ours
+// go where they lead.
+TEST(MetricsE2e, ASidecarWithoutStandardStreamsProtectsAndServes) {
+  VMSHADOW_REQUIRE(guest_available({}));
+  FaultRig rig;
+  StoreProgram store = must(StoreProgram::start(rig.store_directory()));
+  const std::string path = rig.path("vm1.prom");
+  ProcessOptions options;
+  options.argv = {"sh",
+                  "-c",
+                  R"(exec "$@" <&- >&- 2>&-)",
+                  "sh",
+                  program_path("vmshadow-sidecar"),
+                  "--vm",
+                  "vm1",
+                  "--qmp",
+                  rig.guest().qmp_path(),
+                  "--store",
+                  store.address(),
+                  "--json",
+                  "--metrics",
+                  "0",
+                  "--metrics-file",
+                  path};
+  Process sidecar = must(Process::spawn(options));
+  wait_until([&] { return stored_epochs(rig.store_directory(), "vm1").size() >= 5; });
+  EXPECT_TRUE(std::filesystem::exists(path));
+  const pid_t metrics = must(sidecar_child(sidecar.pid(), SidecarChild::metrics));
+  ::poll(nullptr, 0, 1000);
+  clockid_t clock{};
+  timespec used{};
+  ASSERT_EQ(::clock_getcpuclockid(metrics, &clock), 0);
+  ASSERT_EQ(::clock_gettime(clock, &used), 0);
+  EXPECT_LT(used.tv_sec * 1000 + used.tv_nsec / 1'000'000, 200) << "ms: it is to wait, not to spin";
+  must(sidecar.signal(SIGTERM));
+  EXPECT_EQ(must(sidecar.wait(io::deadline_after(kFaultPatience))).text(), "exit code 0");
+  rig.expect_runs_on();
 }
 
 /// Resident memory that no other process shares, in KiB.

@@ -122,18 +122,15 @@ Result<SidecarProgram> SidecarProgram::start(const SidecarConfig& config) {
   return sidecar;
 }
 
-Result<pid_t> SidecarProgram::child(bool metrics) const {
-  std::istringstream children(
-      read_file(fmt::format("/proc/{}/task/{}/children", process_->pid(), process_->pid())));
+Result<pid_t> sidecar_child(pid_t guard, SidecarChild which) {
+  const bool metrics = which == SidecarChild::metrics;
+  std::istringstream children(read_file(fmt::format("/proc/{0}/task/{0}/children", guard)));
   for (pid_t pid = 0; children >> pid;) {
     if ((read_file(fmt::format("/proc/{}/comm", pid)) == "vms-metrics\n") == metrics) return pid;
   }
   return fail(Errc::not_found,
               metrics ? "the sidecar serves no metrics" : "the sidecar has no worker");
 }
-
-Result<pid_t> SidecarProgram::worker_pid() const { return child(false); }
-Result<pid_t> SidecarProgram::metrics_pid() const { return child(true); }
 
 std::string SidecarProgram::messages() const { return read_file(scratch_->file("messages")); }
 

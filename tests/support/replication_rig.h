@@ -61,15 +61,23 @@ struct SidecarConfig {
   std::chrono::milliseconds pause_deadline{10'000};
 };
 
+/// The worker of a sidecar, by its guard's process id, or the process that serves its metrics.
+enum class SidecarChild { worker, metrics };
+[[nodiscard]] Result<pid_t> sidecar_child(pid_t guard, SidecarChild which);
+
 /// A vmshadow-sidecar with --json.
 class SidecarProgram {
  public:
   [[nodiscard]] static Result<SidecarProgram> start(const SidecarConfig& config);
   [[nodiscard]] Process& process() { return *process_; }
   /// The worker under the guard.
-  [[nodiscard]] Result<pid_t> worker_pid() const;
+  [[nodiscard]] Result<pid_t> worker_pid() const {
+    return sidecar_child(process_->pid(), SidecarChild::worker);
+  }
   /// The process that serves metrics, of a sidecar that was told to.
-  [[nodiscard]] Result<pid_t> metrics_pid() const;
+  [[nodiscard]] Result<pid_t> metrics_pid() const {
+    return sidecar_child(process_->pid(), SidecarChild::metrics);
+  }
   [[nodiscard]] std::string messages() const;
   /// The JSON lines so far, oldest first.
   [[nodiscard]] std::vector<nlohmann::json> lines() const;
@@ -86,7 +94,6 @@ class SidecarProgram {
   [[nodiscard]] Result<ExitStatus> stop();
 
  private:
-  [[nodiscard]] Result<pid_t> child(bool metrics) const;
   std::shared_ptr<TempDir> scratch_ = std::make_shared<TempDir>();
   std::optional<Process> process_;
 };

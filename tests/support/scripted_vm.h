@@ -52,6 +52,11 @@ class ScriptedVm {
     };
     End end = End::completes;
     int cont_refusals = 0;  ///< before `cont` works
+    /// It does not stop before let_it_stop().
+    bool stops_when_let = false;
+    /// While the VM stands still a query-migrate is not answered before QEMU was told to complete;
+    /// one is waited for.
+    bool look_waits_for_word = false;
     bool closes_after_cont = true;
   };
 
@@ -79,6 +84,20 @@ class ScriptedVm {
   void set_run_state(const std::string& state) {
     const std::lock_guard lock(mutex_);
     run_state_ = state;
+  }
+  void set_block_jobs(std::vector<std::string> jobs) {
+    const std::lock_guard lock(mutex_);
+    block_jobs_ = std::move(jobs);
+  }
+  void let_it_stop() {
+    const std::lock_guard lock(mutex_);
+    may_stop_ = true;
+    told_.notify_all();
+  }
+  /// A query-migrate was answered at last without QEMU having been told to complete.
+  [[nodiscard]] bool look_waited_in_vain() const {
+    const std::lock_guard lock(mutex_);
+    return look_waited_in_vain_;
   }
   [[nodiscard]] std::string run_state() const {
     const std::lock_guard lock(mutex_);
@@ -108,6 +127,7 @@ class ScriptedVm {
     const std::string name = command.value("execute", "");
     if (name == "migrate") return begin(command["arguments"]["uri"].get<std::string>());
     if (name == "cont") return resume();
+    if (name == "query-migrate") hold_look();
     if (name == "migrate_cancel") {
       end_stream();
       return returns();
@@ -139,6 +159,11 @@ class ScriptedVm {
       parameters_.update(command["arguments"]);
       return returns();
     }
+    if (name == "query-block-jobs") {
+      Json jobs = Json::array();
+      for (const std::string& id : block_jobs_) jobs.push_back({{"device", id}});
+      return returns(jobs);
+    }
     if (name == "qom-list") return returns(Json::array());
     if (name == "qom-get") {
       const bool type = command["arguments"]["property"] == "type";
@@ -155,6 +180,7 @@ class ScriptedVm {
     end_stream();
     const std::lock_guard lock(mutex_);
     pass_ = Pass{};
+    may_stop_ = look_waits_ = word_came_ = false;
     if (!passes_.empty()) {
       pass_ = std::move(passes_.front());
       passes_.pop_front();
@@ -211,8 +237,10 @@ class ScriptedVm {
       return fail();
     }
 
+    if (pass.stops_when_let) wait_for(may_stop_);
     set_run_state("finish-migrate");
     if (pass.events) monitor_.tell("STOP");
+    if (pass.look_waits_for_word) wait_for(look_waits_);
     MigrationStreamBuilder tail;
     tail.end().eos().footer().text("\x04 devices ").global_state(pass.state_at_cut).u8(0);
     if (pass.end != Pass::End::stalls_in_tail) tail.u8(6).b32(2).text("{}");
@@ -220,6 +248,11 @@ class ScriptedVm {
 
     std::array<std::byte, 8> word;
     if (!io::read_exact(fd.get(), word, patience())) return fail();
+    {
+      const std::lock_guard lock(mutex_);
+      word_came_ = true;
+      told_.notify_all();
+    }
     switch (pass.end) {
       case Pass::End::never_completes:
         return wait_for_end(fd.get());
@@ -263,6 +296,18 @@ class ScriptedVm {
     std::unique_lock lock(mutex_);
     told_.wait_for(lock, std::chrono::seconds(30), [&] { return ending_.load(); });
   }
+  void wait_for(const bool& what) {
+    std::unique_lock lock(mutex_);
+    told_.wait_for(lock, std::chrono::seconds(30), [&] { return what || ending_; });
+  }
+  void hold_look() {
+    std::unique_lock lock(mutex_);
+    if (!pass_.look_waits_for_word || run_state_ != "finish-migrate" || word_came_) return;
+    look_waits_ = true;
+    told_.notify_all();
+    look_waited_in_vain_ =
+        !told_.wait_for(lock, std::chrono::seconds(5), [&] { return word_came_ || ending_; });
+  }
   void end_stream() {
     if (!stream_.joinable()) return;
     {
@@ -288,6 +333,9 @@ class ScriptedVm {
   std::map<std::string, bool> capabilities_ = {
       {"return-path", false}, {"events", false}, {"xbzrle", true}};
   Json parameters_ = {{"max-bandwidth", 1000}, {"downtime-limit", 77}};
+  std::vector<std::string> block_jobs_;
+  bool may_stop_ = false, look_waits_ = false, word_came_ = false;  // of this pass
+  bool look_waited_in_vain_ = false;
   std::deque<Pass> passes_;
   Pass pass_;
   std::thread stream_;       // of the monitor's thread

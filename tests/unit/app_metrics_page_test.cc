@@ -47,7 +47,10 @@ void fill(SidecarFigures& figures) {
   figures.add(stats, epoch, false);
   stats.pause.reset();
   figures.add(stats, epoch, false);
-  figures.durable(epoch, MonotonicTime{5'000'000'000}, 3);
+  epoch.cut = MonotonicTime{4'960'000'000};
+  epoch.cut_wall = WallTime{1'700'000'000'000'000'000};
+  figures.durable(epoch, 3);
+  figures.taken_by = 3;
   PaceReport pace;
   pace.interval = milliseconds(200);
   pace.asked_for = capture::CadenceOptions{};
@@ -81,7 +84,7 @@ store::StoreStats full_store_stats() {
   return stats;
 }
 
-std::string full_store_page() { return store_metrics(full_store_stats(), 2); }
+std::string full_store_page() { return store_metrics(full_store_stats(), 2, test::ManualClock()); }
 
 TEST(MetricsPage, FiguresOfOneNameAreOneFamily) {
   MetricsPage page(MetricsPage::Labels{{"vm", "a\"b\\c"}});
@@ -204,6 +207,9 @@ TEST(SidecarMetrics, SayWhatWasCounted) {
   EXPECT_EQ(value("vmshadow_protected"), 1);
   EXPECT_DOUBLE_EQ(value("vmshadow_lag_seconds"), 1.04);
   EXPECT_EQ(value("vmshadow_committed_epoch"), 17);
+  EXPECT_EQ(value("vmshadow_committed_cut_timestamp_seconds"), 1.7e9);
+  EXPECT_DOUBLE_EQ(value("vmshadow_as_of_timestamp_seconds"),
+                   static_cast<double>(test::ManualClock().wall().ns) / 1e9 + 6);
   EXPECT_EQ(value("vmshadow_generation"), 4);
   EXPECT_EQ(value("vmshadow_source", {{"source", "full-pass"}}), 1);
   EXPECT_EQ(value("vmshadow_source", {{"source", "colo"}}), 0);
@@ -247,8 +253,14 @@ TEST(SidecarMetrics, AVmIsProtectedByAWorkerThatLivesAndHasCommitted) {
   figures.guard.workers_started = 1;
   figures.guard.worker_lives = true;
   EXPECT_EQ(is_protected(), 0) << "it has committed nothing yet";
-  figures.durable({}, clock.monotonic(), 1);
+  figures.durable({}, 1);
+  EXPECT_EQ(is_protected(), 0) << "its first epoch is durable, but it takes no others yet";
+  figures.taken_by = 1;
   EXPECT_EQ(is_protected(), 1);
+  figures.taken_by = 0;
+  figures.durable({}, 1);
+  EXPECT_EQ(is_protected(), 0) << "it has released the VM, and ships what it still has";
+  figures.taken_by = 1;
   figures.guard.worker_lives = false;
   EXPECT_EQ(is_protected(), 0);
   figures.guard.workers_started = 2;
@@ -256,12 +268,24 @@ TEST(SidecarMetrics, AVmIsProtectedByAWorkerThatLivesAndHasCommitted) {
   EXPECT_EQ(is_protected(), 0) << "the next one has committed nothing yet";
 }
 
+// What changes with each scrape, or with the wall clock, would look like a commit.
+TEST(SidecarMetrics, TheTimeOfACutStandsStill) {
+  SidecarFigures figures;
+  fill(figures);
+  for (const std::int64_t wall : {1'700'000'000'000'000'000, 1'800'000'000'123'456'789}) {
+    EXPECT_EQ(MetricsText(sidecar_metrics(figures, kFacts, test::ManualClock(WallTime{wall})))
+                  .value("vmshadow_committed_cut_timestamp_seconds"),
+              1.7e9);
+  }
+}
+
 TEST(SidecarMetrics, WhatIsNotKnownIsNotSaid) {
   const SidecarFigures figures;
   const MetricsText text(sidecar_metrics(figures, kFacts, test::ManualClock()));
   for (const char* name :
        {"vmshadow_lag_seconds", "vmshadow_committed_epoch", "vmshadow_target_lag_seconds",
-        "vmshadow_holdable_lag_seconds", "vmshadow_cpu_pressure_ratio"}) {
+        "vmshadow_holdable_lag_seconds", "vmshadow_cpu_pressure_ratio", "vmshadow_generation",
+        "vmshadow_first_pass_seconds", "vmshadow_dirty_pages", "vmshadow_epoch_interval_seconds"}) {
     EXPECT_FALSE(text.has(name)) << name;
   }
 }

@@ -1,17 +1,26 @@
 // How metrics are served: what a request gets, and what peers that stall, flood or drip cannot do.
+#include <fcntl.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 #include <poll.h>
 #include <signal.h>
+#include <sys/prctl.h>
+#include <sys/resource.h>
+#include <sys/stat.h>
 #include <sys/wait.h>
+#include <time.h>
 #include <unistd.h>
 
 #include <atomic>
 #include <chrono>
+#include <condition_variable>
 #include <filesystem>
 #include <fstream>
+#include <functional>
 #include <list>
+#include <mutex>
 #include <span>
+#include <stdexcept>
 #include <string>
 
 #include "app/metrics_http.h"
@@ -19,6 +28,7 @@
 #include "app/metrics_process.h"
 #include "app/metrics_thread.h"
 #include "base/shared_memory.h"
+#include "base/standard_streams.h"
 #include "io/socket.h"
 #include "support/temp_dir.h"
 
@@ -54,7 +64,8 @@ TEST(MetricsHttp, AScrapeGetsThePage) {
 TEST(MetricsHttp, AllElseGetsAnError) {
   EXPECT_THAT(answer("GET / HTTP/1.1\r\n\r\n"), StartsWith("HTTP/1.1 404 "));
   EXPECT_THAT(answer("GET /metricsx HTTP/1.1\r\n\r\n"), StartsWith("HTTP/1.1 404 "));
-  EXPECT_THAT(answer("POST /metrics HTTP/1.1\r\n\r\n"), StartsWith("HTTP/1.1 405 "));
+  EXPECT_THAT(answer("POST /metrics HTTP/1.1\r\n\r\n"),
+              StartsWith("HTTP/1.1 405 Method Not Allowed\r\nAllow: GET, HEAD\r\n"));
   for (const char* request : {"\r\n\r\n", "GET\r\n\r\n", "GET /metrics\r\n\r\n",
                               "GET /metrics HTTP/2\r\n\r\n", "\x16\x03\x01\n\n"}) {
     EXPECT_THAT(answer(request), StartsWith("HTTP/1.1 400 ")) << request;
@@ -69,24 +80,48 @@ TEST(MetricsHttp, ARequestIsAnsweredOnceItIsWhole) {
   }
 }
 
+/// Of "http://127.0.0.1:PORT/metrics".
+std::uint16_t port_of(const std::string& url) {
+  const std::string address = url.substr(7, url.find('/', 7) - 7);
+  return io::parse_tcp_address(address).value().port;
+}
+
 class MetricsServerTest : public testing::Test {
  protected:
+  /// On a port of its own.
   void start(MetricsServer::Options options = {}) {
-    options.listener = listen();
+    options.listen = io::TcpAddress{"127.0.0.1", 0};
+    start_as_told(std::move(options));
+    wait_until([this] { return port_ != 0; });
+  }
+  void start_as_told(MetricsServer::Options options) {
     auto started = MetricsThread::start(
-        std::move(options),
-        [this] {
-          ++pages_;
-          return std::string(kPage);
-        },
-        [this](const std::string& why) { said_.push_back(why); });
+        std::move(options), {.page =
+                                 [this] {
+                                   ++pages_;
+                                   nice_ = ::getpriority(PRIO_PROCESS, ::gettid());
+                                   return std::string(kPage);
+                                 },
+                             .announce = [this](const std::string& url) { port_ = port_of(url); },
+                             .say = [this](const std::string& why) { say(why); }});
     ASSERT_TRUE(started) << started.error().message;
     thread_ = *std::move(started);
   }
-  UniqueFd listen() {
-    auto listener = io::listen_tcp({"127.0.0.1", 0}).value();
-    port_ = io::local_port(listener.get()).value();
-    return listener;
+  void say(const std::string& why) {
+    const std::lock_guard lock(mutex_);
+    said_.push_back(why);
+  }
+  [[nodiscard]] std::vector<std::string> said() {
+    const std::lock_guard lock(mutex_);
+    return said_;
+  }
+  template <class Ready>
+  static void wait_until(Ready ready) {
+    const auto deadline = patience();
+    while (!ready()) {
+      if (io::Deadline::clock::now() >= deadline) throw std::runtime_error("it does not happen");
+      ::poll(nullptr, 0, 1);
+    }
   }
   [[nodiscard]] UniqueFd connect() const {
     return io::connect_tcp({"127.0.0.1", port_}, patience()).value();
@@ -111,9 +146,11 @@ class MetricsServerTest : public testing::Test {
     return read_all(fd.get());
   }
 
-  std::uint16_t port_ = 0;
+  std::atomic<std::uint16_t> port_ = 0;
   std::atomic<int> pages_ = 0;
-  std::vector<std::string> said_;  // read once the thread has ended
+  std::atomic<int> nice_ = 99;
+  std::mutex mutex_;
+  std::vector<std::string> said_;
   std::unique_ptr<MetricsThread> thread_;
 };
 
@@ -161,109 +198,273 @@ TEST_F(MetricsServerTest, HoweverManyAskThePageIsMadeSeldom) {
   EXPECT_EQ(pages_, 1);
 }
 
-TEST_F(MetricsServerTest, TheFileIsWholeAtAnyTimeAndGoesWithTheServer) {
+// What a page is made from may take locks that the program's work needs: whoever holds one must not
+// wait for a processor behind all others.
+TEST_F(MetricsServerTest, APageIsMadeAtTheProgramsOwnPriority) {
+  start();
+  EXPECT_THAT(scrape(), EndsWith(kPage));
+  EXPECT_EQ(nice_, ::getpriority(PRIO_PROCESS, 0));
+}
+
+TEST_F(MetricsServerTest, APortThatIsTakenIsSaidOnceAndHadOnceItIsFree) {
+  auto taken = io::listen_tcp({"127.0.0.1", 0}).value();
+  const std::uint16_t port = io::local_port(taken.get()).value();
   const test::TempDir folder;
-  const std::string path = folder.file("vm.prom");
   MetricsServer::Options options;
-  options.file = path;
-  options.file_every = milliseconds(1);
-  start(std::move(options));
+  options.listen = io::TcpAddress{"127.0.0.1", port};
+  options.listen_every = milliseconds(5);
+  options.file = folder.file("vm.prom");
+  start_as_told(std::move(options));
+  wait_until([&] { return !said().empty(); });
+  EXPECT_THAT(
+      said().front(),
+      testing::AllOf(StartsWith("--metrics: listening on 127.0.0.1:" + std::to_string(port)),
+                     HasSubstr(": end what listens there, or choose another port; no metrics "
+                               "there, tried again every ")));
+  // What can be had is.
+  wait_until([&] { return std::filesystem::exists(folder.file("vm.prom")); });
+  ::poll(nullptr, 0, 50);
+  taken.reset();
+  wait_until([&] { return port_ == port; });
+  EXPECT_THAT(scrape(), EndsWith(kPage));
+  EXPECT_EQ(said().size(), 1U);
+}
+
+class MetricsFileTest : public MetricsServerTest {
+ protected:
+  [[nodiscard]] MetricsServer::Options to_file() const {
+    MetricsServer::Options options;
+    options.file = path_;
+    options.file_every = milliseconds(1);
+    return options;
+  }
+  void wait_for_file() const {
+    wait_until([this] { return std::filesystem::exists(path_); });
+  }
+
+  const test::TempDir folder_;
+  const std::string path_ = folder_.file("vm.prom");
+};
+
+TEST_F(MetricsFileTest, IsWholeAtAnyTimeAndGoesWithTheServer) {
+  start(to_file());
+  wait_for_file();
   for (int i = 0; i < 200; ++i) {
-    std::ifstream file(path);
+    std::ifstream file(path_);
     ASSERT_EQ(std::string(std::istreambuf_iterator<char>(file), {}), kPage);
   }
   thread_.reset();
-  EXPECT_TRUE(std::filesystem::is_empty(folder.path()));
-  EXPECT_TRUE(said_.empty());
+  EXPECT_TRUE(std::filesystem::is_empty(folder_.path()));
+  EXPECT_TRUE(said().empty());
 }
 
-TEST_F(MetricsServerTest, AFileThatCannotBeWrittenIsKnownAtTheStart) {
-  MetricsServer::Options options;
-  options.file = "/nowhere/vm.prom";
-  const auto started = MetricsThread::start(
-      std::move(options), [] { return std::string(kPage); }, [](const std::string&) {});
-  ASSERT_FALSE(started);
-  EXPECT_THAT(started.error().message, HasSubstr("writing the metrics file '/nowhere/vm.prom'"));
+// Its collector is another user.
+TEST_F(MetricsFileTest, IsReadableWhateverTheUmask) {
+  const mode_t before = ::umask(077);
+  start(to_file());
+  wait_for_file();
+  ::umask(before);
+  struct stat found {};
+  ASSERT_EQ(::stat(path_.c_str(), &found), 0);
+  EXPECT_EQ(found.st_mode & 07777, 0644U);
 }
 
-TEST_F(MetricsServerTest, AFileThatCannotBeWrittenAnyMoreIsSaidOnce) {
-  const test::TempDir folder;
-  std::filesystem::create_directory(folder.file("sub"));
-  MetricsServer::Options options;
-  options.file = folder.file("sub/vm.prom");
-  options.file_every = milliseconds(1);
-  options.page_every = milliseconds(0);
-  start(std::move(options));
-  // Until none is made anew between its being emptied and its removal.
-  std::error_code ignored;
-  while (std::filesystem::exists(folder.file("sub"))) {
-    std::filesystem::remove_all(folder.file("sub"), ignored);
-  }
-  const int before = pages_;
-  const auto deadline = patience();
-  while (pages_ < before + 5 && io::Deadline::clock::now() < deadline) {
-    EXPECT_THAT(scrape(), EndsWith(kPage));
-  }
-  // A new file is tried every millisecond; a page is made for a scrape as well.
-  ::poll(nullptr, 0, 50);
+TEST_F(MetricsFileTest, IsNeverWrittenThroughALink) {
+  const std::string other = folder_.file("other");
+  std::ofstream(other) << "precious";
+  std::filesystem::create_symlink(other, path_ + ".new");
+  std::filesystem::create_symlink(other, path_);
+  start(to_file());
+  wait_until([this] { return !std::filesystem::is_symlink(path_); });
   thread_.reset();
-  ASSERT_EQ(said_.size(), 1U);
-  EXPECT_THAT(said_.front(), HasSubstr("No such file or directory"));
+  std::ifstream file(other);
+  EXPECT_EQ(std::string(std::istreambuf_iterator<char>(file), {}), "precious");
+  EXPECT_TRUE(said().empty());
 }
 
-TEST_F(MetricsServerTest, AProcessShowsWhatIsCountedAndDiesWithItsParent) {
-  auto* const count = make_shared_with_children<std::atomic<int>>().value();
+TEST_F(MetricsFileTest, ThatCannotBeWrittenIsSaidOnceUntilItCan) {
+  MetricsServer::Options options = to_file();
+  options.file = folder_.file("sub/vm.prom");
+  start(std::move(options));
+  wait_until([this] { return !said().empty(); });
+  EXPECT_THAT(scrape(), EndsWith(kPage));
+  ::poll(nullptr, 0, 50);  // many tries
+  EXPECT_EQ(said().size(), 1U);
+  EXPECT_THAT(said().front(),
+              testing::AllOf(HasSubstr("writing the metrics file '" + folder_.file("sub/vm.prom")),
+                             HasSubstr("No such file or directory")));
+  std::filesystem::create_directory(folder_.file("sub"));
+  wait_until([this] { return std::filesystem::exists(folder_.file("sub/vm.prom")); });
+  thread_.reset();
+  EXPECT_EQ(said().size(), 1U);
+}
+
+// As in a file system that does not answer, where the thread waits for ever.
+TEST_F(MetricsFileTest, AThreadThatHangsDoesNotHoldTheEnd) {
+  struct Gate {
+    std::mutex mutex;
+    std::condition_variable changed;
+    bool reached = false, open = false;
+  };
+  const auto gate = std::make_shared<Gate>();  // outlives the test, as the thread may
   MetricsServer::Options options;
-  options.listener = listen();
-  options.page_every = milliseconds(0);
-  std::fflush(nullptr);
-  const pid_t parent = ::fork();
-  if (parent == 0) {
-    const auto process = MetricsProcess::start(
-        std::move(options), [count] { return "x_total " + std::to_string(*count) + "\n"; },
-        [](const std::string&) {});
-    if (!process) ::_exit(1);
-    for (;;) ::pause();
+  options.file = folder_.file("sub/vm.prom");
+  auto thread = MetricsThread::start(std::move(options),
+                                     {.page = [] { return std::string(kPage); },
+                                      .announce = [](const std::string&) {},
+                                      .say =
+                                          [gate](const std::string&) {
+                                            std::unique_lock lock(gate->mutex);
+                                            gate->reached = true;
+                                            gate->changed.notify_all();
+                                            gate->changed.wait(lock, [&] { return gate->open; });
+                                          }})
+                    .value();
+  {
+    std::unique_lock lock(gate->mutex);
+    gate->changed.wait(lock, [&] { return gate->reached; });
   }
-  options.listener.reset();
+  thread.reset();
+  const std::lock_guard lock(gate->mutex);
+  gate->open = true;
+  gate->changed.notify_all();
+}
+
+class MetricsProcessTest : public MetricsFileTest {
+ protected:
+  struct Shared {
+    std::atomic<int> count{0};
+    std::atomic<std::uint16_t> port{0};
+    std::atomic<pid_t> server{0};
+  };
+  /// A process that has a MetricsProcess, and waits.
+  void start_parent(const std::function<void()>& before = [] {}) {
+    std::fflush(nullptr);
+    parent_ = ::fork();
+    if (parent_ > 0) {
+      wait_until([this] { return shared_->port != 0; });
+      port_ = shared_->port.load();
+      return;
+    }
+    ::prctl(PR_SET_PDEATHSIG, SIGKILL);
+    sigset_t end;
+    ::sigemptyset(&end);
+    ::sigaddset(&end, SIGTERM);
+    ::sigprocmask(SIG_BLOCK, &end, nullptr);
+    before();
+    MetricsServer::Options options = to_file();
+    options.listen = io::TcpAddress{"127.0.0.1", 0};
+    options.page_every = milliseconds(0);
+    {
+      const auto process = MetricsProcess::start(
+          std::move(options),
+          {.page =
+               [this] {
+                 shared_->server = ::getpid();
+                 return "x_total " + std::to_string(shared_->count) + "\n";
+               },
+           .announce = [this](const std::string& url) { shared_->port = port_of(url); },
+           .say = [](const std::string&) {}});
+      if (!process) ::_exit(1);
+      int got = 0;
+      ::sigwait(&end, &got);
+    }
+    ::_exit(0);
+  }
+  /// SIGTERM: in order.
+  void end_parent(int signal) {
+    ::kill(parent_, signal);
+    int status = 0;
+    const auto ended = [&] { return ::waitpid(parent_, &status, WNOHANG) == parent_; };
+    wait_until(ended);
+    EXPECT_EQ(signal == SIGTERM, WIFEXITED(status) && WEXITSTATUS(status) == 0);
+  }
+  /// Also of one that is stopped, as long as it is there.
+  [[nodiscard]] bool listens() const {
+    const auto peer = io::connect_tcp({"127.0.0.1", port_}, io::deadline_after(milliseconds(100)));
+    return peer || peer.error().code == Errc::timed_out;
+  }
+
+  Shared* const shared_ = make_shared_with_children<Shared>().value();
+  pid_t parent_ = -1;
+};
+
+TEST_F(MetricsProcessTest, ShowsWhatIsCountedAndEndsWithItsParentWhateverEndsThat) {
+  for (const int signal : {SIGTERM, SIGKILL}) {
+    SCOPED_TRACE(signal);
+    shared_->count = 0;
+    shared_->port = 0;
+    start_parent();
+    EXPECT_THAT(scrape(), EndsWith("x_total 0\n"));
+    shared_->count = 7;
+    EXPECT_THAT(scrape(), EndsWith("x_total 7\n"));
+    wait_for_file();
+    // A service manager tells all processes: it goes on until its parent has ended.
+    ::kill(shared_->server, SIGTERM);
+    EXPECT_THAT(scrape(), EndsWith("x_total 7\n"));
+    end_parent(signal);
+    wait_until([this] { return !listens(); });
+    // A file that stays would say for ever that all is well.
+    wait_until([this] { return !std::filesystem::exists(path_); });
+  }
+}
+
+TEST_F(MetricsProcessTest, ThatHangsDoesNotHoldItsParentsEnd) {
+  start_parent();
   EXPECT_THAT(scrape(), EndsWith("x_total 0\n"));
-  *count = 7;
-  EXPECT_THAT(scrape(), EndsWith("x_total 7\n"));
-  ::kill(parent, SIGKILL);
-  ::waitpid(parent, nullptr, 0);
-  const auto deadline = patience();
-  while (io::connect_tcp({"127.0.0.1", port_}, patience()) &&
-         io::Deadline::clock::now() < deadline) {
-    ::poll(nullptr, 0, 5);
+  ::kill(shared_->server, SIGSTOP);
+  end_parent(SIGTERM);
+  wait_until([this] { return !listens(); });
+}
+
+TEST_F(MetricsProcessTest, OfAProgramWithoutStandardStreamsWaitsLikeAnyOther) {
+  start_parent([] {
+    ::close_range(0, 2, 0);
+    open_standard_streams();
+  });
+  EXPECT_THAT(scrape(), EndsWith("x_total 0\n"));
+  ::poll(nullptr, 0, 200);
+  clockid_t clock{};
+  timespec used{};
+  ASSERT_EQ(::clock_getcpuclockid(shared_->server, &clock), 0);
+  ASSERT_EQ(::clock_gettime(clock, &used), 0);
+  EXPECT_EQ(used.tv_sec, 0);
+  EXPECT_LT(used.tv_nsec, 150'000'000) << "it is to wait, not to spin";
+  end_parent(SIGTERM);
+}
+
+TEST(StandardStreams, ThatAreClosedAreOpened) {
+  const pid_t child = ::fork();
+  if (child == 0) {
+    ::close(STDIN_FILENO);
+    ::close(STDERR_FILENO);
+    open_standard_streams();
+    const UniqueFd next(::open("/dev/null", O_RDONLY | O_CLOEXEC));
+    ::_exit(next.get() > STDERR_FILENO && ::fcntl(STDIN_FILENO, F_GETFD) == 0 ? 0 : 1);
   }
-  EXPECT_FALSE(io::connect_tcp({"127.0.0.1", port_}, patience())) << "it outlives its parent";
+  int status = 0;
+  ASSERT_EQ(::waitpid(child, &status, 0), child);
+  EXPECT_EQ(status, 0);
 }
 
 TEST(MetricsOptionsTest, AnAddressIsThisHostsOwnUnlessOneIsNamed) {
-  for (const auto& [text, url] :
-       {std::pair{"0", "http://127.0.0.1:"}, std::pair{"127.0.0.1:0", "http://127.0.0.1:"},
-        std::pair{":0", "http://0.0.0.0:"}}) {
-    const auto place = open_metrics({text, ""});
-    ASSERT_TRUE(place) << place.error().message;
-    ASSERT_TRUE(*place);
-    EXPECT_THAT((*place)->url, StartsWith(url));
-    EXPECT_THAT((*place)->url, testing::Not(HasSubstr(":0/")));
+  for (const auto& [text, address] :
+       {std::pair{"9460", "127.0.0.1:9460"}, std::pair{":9460", "127.0.0.1:9460"},
+        std::pair{"192.0.2.7:0", "192.0.2.7:0"}, std::pair{"0.0.0.0:9460", "0.0.0.0:9460"},
+        std::pair{"[::]:9460", "[::]:9460"}}) {
+    const auto options = metrics_server_options({text, "file"});
+    ASSERT_TRUE(options) << options.error().message;
+    ASSERT_TRUE(*options);
+    EXPECT_EQ((*options)->listen.value().text(), address);
+    EXPECT_EQ((*options)->file, "file");
   }
-  EXPECT_FALSE(open_metrics({}).value());
+  EXPECT_FALSE(metrics_server_options({}).value());
+  EXPECT_FALSE(metrics_server_options({"", "file"}).value()->listen);
 }
 
-TEST(MetricsOptionsTest, WhatCannotBeListenedOnIsOneSentence) {
-  const auto first = open_metrics({"0", ""});
-  ASSERT_TRUE(first);
-  const std::string port = std::to_string(io::local_port((*first)->server.listener.get()).value());
-  const auto second = open_metrics({port, ""});
-  ASSERT_FALSE(second);
-  EXPECT_EQ(second.error().code, Errc::in_use);
-  EXPECT_THAT(second.error().message,
-              testing::AllOf(StartsWith("--metrics: listening on 127.0.0.1:" + port),
-                             EndsWith(": end what listens there, or choose another port")));
+TEST(MetricsOptionsTest, WhatIsNoAddressIsOneSentence) {
   for (const char* text : {"x", "1:2:3", "70000", "127.0.0.1:"}) {
-    const auto refused = open_metrics({text, ""});
+    const auto refused = metrics_server_options({text, ""});
     ASSERT_FALSE(refused) << text;
     EXPECT_EQ(refused.error().code, Errc::invalid_argument);
     EXPECT_THAT(refused.error().message, HasSubstr("is not [ADDRESS:]PORT, such as 9460"));

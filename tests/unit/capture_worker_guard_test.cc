@@ -2,6 +2,7 @@
 // Each guard runs in a process of its own, as it does in life.
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <nlohmann/json.hpp>
 #include <signal.h>
 #include <stdio.h>
 #include <sys/prctl.h>
@@ -16,6 +17,8 @@
 
 #include "base/shared_memory.h"
 #include "capture/worker_guard.h"
+#include "io/socket.h"
+#include "support/scripted_monitor.h"
 #include "support/temp_dir.h"
 
 namespace vmshadow::capture {
@@ -124,6 +127,7 @@ TEST_F(WorkerGuardTest, CountsWhatItDoesWhereOthersSeeIt) {
               // A moment may pass until the guard knows that its fork has worked.
               while (!counts.worker_lives) ::usleep(100);
               if (counts.workers_started != flags.restarts + 1) return kWorkerFailed;
+              if (flags.worker != counts.workers_started) return kWorkerFailed;
               if (flags.restarts == 0) hang();
               return kWorkerDone;
             }),
@@ -134,6 +138,48 @@ TEST_F(WorkerGuardTest, CountsWhatItDoesWhereOthersSeeIt) {
   EXPECT_EQ(counts.killed[GuardCounts::kStopped], 0U);
   EXPECT_EQ(counts.releases, 0U);
   EXPECT_FALSE(counts.worker_lives);
+}
+
+/// A QEMU whose migration is over, and whose VM runs. In a process of its own: the guard forks, and
+/// must have one thread.
+class QemuAtRest {
+ public:
+  explicit QemuAtRest(const std::string& path) : pid_(::fork()) {
+    if (pid_ == 0) serve(path);
+    while (!io::connect_unix(path, io::deadline_after({}))) ::usleep(1000);
+  }
+  ~QemuAtRest() {
+    ::kill(pid_, SIGKILL);
+    ::waitpid(pid_, nullptr, 0);
+  }
+  QemuAtRest(const QemuAtRest&) = delete;
+  QemuAtRest& operator=(const QemuAtRest&) = delete;
+
+ private:
+  using Json = nlohmann::json;
+  [[noreturn]] static void serve(const std::string& path) {
+    ::prctl(PR_SET_PDEATHSIG, SIGKILL);
+    const test::ScriptedMonitor monitor(path, "7.2.22", [](const Json& command) -> Json {
+      const bool status = command.value("execute", "") == "query-status";
+      return {{"return", status ? Json{{"status", "running"}, {"running", true}} : Json::object()}};
+    });
+    for (;;) ::pause();
+  }
+  const pid_t pid_;
+};
+
+TEST_F(WorkerGuardTest, CountsOnlyWhatItHasReleased) {
+  GuardCounts& counts = **make_shared_with_children<GuardCounts>();
+  options_.counts = &counts;
+  options_.once = true;
+  const QemuAtRest qemu(options_.monitor);
+  EXPECT_EQ(run([](GuardFlags& flags) -> int {
+              flags.arm(MigrationSettings::parse(R"({"capabilities":{},"parameters":{}})").value());
+              ::abort();
+            }),
+            kWorkerFailed);
+  EXPECT_THAT(words(), HasSubstr("the worker was killed by signal 6; the VM was released"));
+  EXPECT_EQ(counts.releases, 0U);
 }
 
 TEST_F(WorkerGuardTest, LeavesAWorkerThatBeatsAlone) {

@@ -194,6 +194,24 @@ TEST(QmpExecuteTest, DisksThatCannotBeReadAreNotNoDisks) {
   }
 }
 
+TEST(QmpExecuteTest, BlockJobsThatCannotBeReadAreNotNoBlockJobs) {
+  FakeMonitor monitor;
+  const auto session = open_session(monitor);
+  ASSERT_TRUE(session);
+  const auto ask = [&](const Json& result) {
+    auto call = std::async([&] { return query_block_jobs(*session); });
+    monitor.reply(monitor.receive(), result);
+    return call.get();
+  };
+  for (const Json& result : {Json("nonsense"), Json::object(), Json::array({"nonsense"})}) {
+    const auto jobs = ask(result);
+    ASSERT_FALSE(jobs) << result;
+    expect_error(jobs.error(), Errc::protocol, "'query-block-jobs' is not of the documented form");
+  }
+  EXPECT_EQ(ask(Json::array({{{"type", "mirror"}, {"device", "drive0"}}})),
+            std::vector<std::string>{"drive0"});
+}
+
 TEST(QmpExecuteTest, ALateReplyIsDropped) {
   FakeMonitor monitor;
   const auto session = open_session(monitor);
