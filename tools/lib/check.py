@@ -23,6 +23,7 @@ SANITIZERS = {"address": "build-asan", "thread": "build-tsan"}
 CRASH_STRIDES = {"build-asan": "80", "build-tsan": "1600"}
 LINT_STEPS = ("format", "shell", "tidy")
 LOG_TAIL_LINES = 60
+CASE_TAIL_LINES = 30
 
 
 def environment(extra):
@@ -41,8 +42,8 @@ def run(command, **extra):
                           errors="replace", check=False)
 
 
-def tail(text):
-    return "\n".join("    " + line for line in text.rstrip().splitlines()[-LOG_TAIL_LINES:])
+def tail(text, lines=LOG_TAIL_LINES):
+    return "\n".join("    " + line for line in text.rstrip().splitlines()[-lines:])
 
 
 def thread_sanitizer_wrapper():
@@ -71,7 +72,7 @@ class Check:
     def fail(self, title, output, log=None):
         """Shown now, and named again at the end."""
         self.failures.append(title)
-        print(f"\n  FAILED {title}\n{tail(output)}", flush=True)
+        print(f"\n  FAILED {title}\n{output}", flush=True)
         if log:
             print(f"  the full log: {os.path.relpath(log, ROOT)}", flush=True)
         print(flush=True)
@@ -91,7 +92,7 @@ class Check:
         self.row(label, "ok" if result.returncode == 0 else "FAILED", start)
         if result.returncode != 0:
             self.tally.add(("build", name), FAILED)
-            self.fail(f"tools/build {' '.join(options)}", result.stdout)
+            self.fail(f"tools/build {' '.join(options)}", tail(result.stdout))
         return result.returncode == 0
 
     def suite(self, directory, suite, prefix=""):
@@ -124,12 +125,15 @@ class Check:
                 self.fail_test(label, test, log.with_suffix(".txt"), result)
         if result.returncode != 0 and not any(test.failed for test in tests):
             self.tally.add((suite, "meson test", directory), FAILED)
-            self.fail(f"{label}: meson test", result.stdout)
+            self.fail(f"{label}: meson test", tail(result.stdout))
 
     def fail_test(self, label, test, log, result):
         cases = [name for name, outcome in test.cases.items() if outcome == FAILED]
-        self.fail(f"{label}/{test.name} ({test.result}): {', '.join(cases)}",
-                  test.output or result.stdout, log)
+        # The failed cases' own words; a program that failed otherwise says why at its end.
+        told = [tally.gtest_output_of(test.output, case) for case in cases]
+        output = "\n".join(tail(each, CASE_TAIL_LINES) for each in told) if all(told) else tail(
+            test.output or result.stdout)
+        self.fail(f"{label}/{test.name} ({test.result}): {', '.join(cases)}", output, log)
 
     def lint(self):
         for step in LINT_STEPS:
@@ -140,7 +144,7 @@ class Check:
             self.row(label, "ok" if ok else "FAILED", start)
             self.tally.add(("lint", step), PASSED if ok else FAILED)
             if not ok:
-                self.fail(f"tools/lint {step}", result.stdout)
+                self.fail(f"tools/lint {step}", tail(result.stdout))
 
 
 @functools.cache

@@ -15,6 +15,7 @@ _WORSE = {PASSED: 1, SKIPPED: 0, FAILED: 2}  # ran somewhere and passed outweigh
 
 _GTEST_STARTS = "[==========] Running "
 _GTEST_CASE = re.compile(r"\[( RUN      |       OK |  SKIPPED )\] (\S+?\.\S+)")
+_GTEST_CASE_ENDS = re.compile(r"\[ RUN      \] |^\[-{10}\]|^\[={10}\]", re.M)
 _GTEST_DISABLED = re.compile(r"YOU HAVE (\d+) DISABLED TEST")
 
 
@@ -45,6 +46,15 @@ def gtest_cases(output):
     if disabled:
         cases |= {f"disabled test {n + 1}": SKIPPED for n in range(int(disabled.group(1)))}
     return cases
+
+
+def gtest_output_of(output, case):
+    """What a case printed: from its start to the next one's start, or to the program's own end."""
+    start = re.search(r"\[ RUN      \] " + re.escape(case) + r"$", output, re.M)
+    if not start:
+        return ""
+    end = _GTEST_CASE_ENDS.search(output, start.end())
+    return output[start.start():end.start() if end else len(output)]
 
 
 def read_test(entry):
