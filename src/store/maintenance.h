@@ -24,6 +24,7 @@
 #include "io/append_file.h"
 #include "store/access_history.h"
 #include "store/archiver.h"
+#include "store/clock_steps.h"
 #include "store/damage.h"
 #include "store/scrubber.h"
 #include "store/vm_states.h"
@@ -134,6 +135,7 @@ class Maintenance {
   std::mutex pass_mutex_;      ///< held during a pass
   std::mutex settings_mutex_;  ///< held while a VM's settings or kept epochs change
   Scrubber scrubber_;
+  ClockSteps clock_steps_;
   AccessHistory access_;
   /// Archives that cannot be made smaller without a key that is not to be had, and when that was.
   std::set<SegmentId> unopened_;
