@@ -76,6 +76,7 @@ Maintenance::Maintenance(Ground ground, std::unique_ptr<io::FileSystem> files,
       files_(std::move(files)),
       options_(options),
       scrubber_(ground.catalog, ground.index),
+      clock_steps_(ground.clock),
       spare_writer_(ground.catalog, ground.spares, *files_, options.spares_ahead,
                     options.spare_bytes) {}
 
@@ -208,6 +209,12 @@ Status Maintenance::change_settings(const VmId& vm,
 }
 
 Status Maintenance::thin() {
+  if (const auto step = clock_steps_.look(); step.count() > 0) {
+    spdlog::warn(
+        "the clock was set ahead by {} s, or this host was suspended: until the store is started "
+        "again epochs from before are kept as if they had the new time; pin those that are to stay",
+        std::chrono::duration_cast<std::chrono::seconds>(step).count());
+  }
   // A VM that has stopped keeps its last window until the room is needed. (In a full store nothing
   // would age: no epoch comes.)
   std::optional<WallTime> now;
@@ -225,7 +232,7 @@ Status Maintenance::thin_vm(const VmId& vm, std::optional<WallTime> now) {
   std::vector<DatedEpoch> dated;
   dated.reserve(epochs.size());
   for (const EpochIndexPtr& epoch : epochs) {
-    dated.push_back({epoch->info.epoch, epoch->info.committed_wall});
+    dated.push_back({epoch->info.epoch, clock_steps_.by_present_clock(epoch->info.committed_wall)});
   }
   VmSettings settings = ground_.index.settings_of(vm);
   std::vector<Epoch> dropped =

@@ -25,6 +25,7 @@
 #include "io/append_file.h"
 #include "store/access_history.h"
 #include "store/archiver.h"
+#include "store/clock_steps.h"
 #include "store/damage.h"
 #include "store/scrubber.h"
 #include "store/spare_writer.h"
@@ -149,6 +150,7 @@ class Maintenance {
   std::mutex pass_mutex_;      ///< held during a pass
   std::mutex settings_mutex_;  ///< held while a VM's settings or kept epochs change
   Scrubber scrubber_;
+  ClockSteps clock_steps_;
   SpareWriter spare_writer_;
   std::uint64_t ingested_before_ = 0;  ///< what the log had taken in at the last write_ahead()
   AccessHistory access_;

@@ -18,7 +18,9 @@
 //   - an epoch committed after one that is in the window is in it, too, however old its time says
 //     it is (the clock was set back);
 //   - one dated after the newest epoch stays until time has caught up with it.
-// A clock that jumps ahead does age everything before: it cannot be told from a long pause.
+// A clock that jumps ahead does age everything before: by the times alone it cannot be told from a
+// long pause. A store that runs meanwhile can tell, and gives the times as they should be
+// (clock_steps.h).
 #pragma once
 
 #include <chrono>

@@ -106,6 +106,31 @@ TEST_F(StoreTiersTest, CapacitiesAreKept) {
   EXPECT_EQ(store->reader()->vm("web")->epochs.size(), 120u);
 }
 
+/// The window is of time that passed, not of what somebody set the clock to.
+TEST_F(StoreTiersTest, AClockThatIsSetAheadThinsNothing) {
+  options_.retention = {seconds(60), hours(1), seconds(0), seconds(0)};
+  auto store = must_open();
+  auto session = store->open_session("web", "a");
+  ASSERT_TRUE(session);
+  const auto ship_each_second = [&](int epochs) {
+    for (int i = 0; i < epochs; ++i) {
+      clock_.advance(seconds(1));
+      ASSERT_TRUE(ship(**session));
+      ASSERT_TRUE(store->maintain());
+    }
+  };
+  ship_each_second(20);
+  clock_.set_ahead(hours(24 * 365));
+  ship_each_second(20);
+  EXPECT_EQ(store->stats().epochs, 40U);
+  // Time that does pass thins them: of the first minute, which ends 40 s after the start, its
+  // newest stays.
+  ship_each_second(200);
+  EXPECT_LT(store->stats().epochs, 60U + 60U + 5U);
+  EXPECT_TRUE(store->reader()->open("web", Epoch{38}));
+  EXPECT_EQ(check(*store), "");
+}
+
 /// Moved out of the journal before it is thinned, most of a minute would be moved for nothing.
 TEST_F(StoreTiersTest, AMinuteStaysInTheJournalUntilItIsThinned) {
   options_.retention = {seconds(60), hours(1), seconds(0), seconds(0)};
