@@ -16,6 +16,14 @@ namespace {
 
 constexpr const char* kSocketName = "vmshadow";
 
+/// `migrating` is set before QEMU can have begun. If it refuses, what goes on is somebody else's.
+Status ask_to_migrate(qmp::Session& session, const std::string& uri, bool& migrating) {
+  migrating = true;
+  auto asked = qmp::migrate(session, uri);
+  if (!asked && asked.error().code == Errc::invalid_argument) migrating = false;
+  return asked;
+}
+
 Result<UniqueFd> open_at_path(qmp::Session& session, const StreamSocketOptions& options,
                               bool& migrating) {
   char directory[] = "/tmp/vmshadow-XXXXXX";
@@ -23,8 +31,7 @@ Result<UniqueFd> open_at_path(qmp::Session& session, const StreamSocketOptions& 
   const std::string path = fmt::format("{}/stream", directory);
   auto connected = [&]() -> Result<UniqueFd> {
     VMSHADOW_ASSIGN(const UniqueFd listener, io::listen_unix(path));
-    migrating = true;
-    VMSHADOW_TRY(qmp::migrate(session, "unix:" + path));
+    VMSHADOW_TRY(ask_to_migrate(session, "unix:" + path, migrating));
     VMSHADOW_ASSIGN(auto peer,
                     io::accept_connection(listener.get(), -1, io::deadline_after(options.connect)));
     if (!peer) return fail(Errc::timed_out, "QEMU did not connect its migration stream");
@@ -53,8 +60,7 @@ Result<UniqueFd> open_stream(qmp::Session& session, const StreamSocketOptions& o
     return open_at_path(session, options, migrating);
   }
   pair.second.reset();
-  migrating = true;
-  VMSHADOW_TRY(qmp::migrate(session, fmt::format("fd:{}", kSocketName)));
+  VMSHADOW_TRY(ask_to_migrate(session, fmt::format("fd:{}", kSocketName), migrating));
   return std::move(pair.first);
 }
 
