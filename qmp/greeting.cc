@@ -28,4 +28,9 @@ std::optional<Greeting> read_greeting(const Json& message) {
   return greeting;
 }
 
+bool is_of_client_before(const Json& message) {
+  const bool reply = member(message, "return") != nullptr || member(message, "error") != nullptr;
+  return string_member(message, reply ? "id" : "event") != nullptr;
+}
+
 }  // namespace vmshadow::qmp

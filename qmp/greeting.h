@@ -17,4 +17,9 @@ struct Greeting {
 /// nullopt if the message is not QMP's greeting.
 [[nodiscard]] std::optional<Greeting> read_greeting(const Json& message);
 
+/// An event, or a reply with an id: before the greeting, it was meant for the client before us.
+/// QEMU takes its next client in two steps, and what its main thread says in between goes to that
+/// one.
+[[nodiscard]] bool is_of_client_before(const Json& message);
+
 }  // namespace vmshadow::qmp

@@ -187,6 +187,7 @@ void Session::State::read_messages() {
 Status Session::State::take_message(Json message) {
   if (!greeting) {
     auto read = read_greeting(message);
+    if (!read && is_of_client_before(message)) return {};
     if (!read) return fail(not_qmp("its first message is not the greeting"));
     const std::lock_guard lock(greeting_mutex);
     greeting = std::move(read);

@@ -49,6 +49,7 @@ Result<StandbyMonitor> StandbyMonitor::open(const std::string& path,
 Status StandbyMonitor::shake_hands(std::chrono::milliseconds patience) {
   const auto deadline = io::deadline_after(patience);
   auto first = read_message(fd_.get(), path_, deadline);
+  while (first && is_of_client_before(*first)) first = read_message(fd_.get(), path_, deadline);
   if (!first && first.error().code == Errc::timed_out) {
     return fail(Errc::in_use, fmt::format("{}: no greeting within {} ms: another client holds this "
                                           "monitor; give one of its own",

@@ -26,6 +26,8 @@ using std::chrono::milliseconds;
 
 constexpr microseconds kContRetry{200};
 constexpr milliseconds kClosePatience{1000};
+constexpr milliseconds kClosesBeforeCont{20};
+constexpr milliseconds kIntruderPoll{2};
 
 microseconds not_negative(std::chrono::nanoseconds d) {
   return std::max(std::chrono::duration_cast<microseconds>(d), microseconds{0});
@@ -117,14 +119,17 @@ Result<FullPassSource::Pass> FullPassSource::run_pass(const std::function<Status
   block_job_ = false;
   VMSHADOW_ASSIGN(settings_before_, MigrationSettings::read(session_, CaptureKind::full_pass));
   if (options_.on_pass_begin) options_.on_pass_begin(*settings_before_);
-  VMSHADOW_TRY(settings_before_->apply_for_capture(session_));
+  parameters_in_force_ = true;
+  VMSHADOW_TRY(settings_before_->apply_parameters(session_));
   if (options_.stopped_since_ns != nullptr) {
     events_.begin_marking(*options_.stopped_since_ns, clock_);
   }
-  VMSHADOW_ASSIGN(
-      auto fd,
-      open_stream(session_, {options_.socket_buffer_bytes, options_.stall, first_}, migrating_));
-  drain_ = std::make_unique<EpochDrain>(std::move(fd), *sink_);
+  auto fd = open_stream(session_,
+                        {options_.socket_buffer_bytes, options_.stall, first_,
+                         [this] { return apply_capabilities(); }},
+                        migrating_);
+  if (!fd) return fail(why_not_begun(std::move(fd).error()));
+  drain_ = std::make_unique<EpochDrain>(*std::move(fd), *sink_);
   drain_->stream().set_version(colo_version(session_.version()));
 
   FirstPassLimit limit(session_, limit_options());
@@ -225,6 +230,10 @@ Status FullPassSource::resume_vm() {
   if (!events_.wait_for_migration_end(ended_before, options_.stall)) {
     return fail(Errc::timed_out, "QEMU does not complete the migration");
   }
+  migrating_ = false;
+  // QEMU takes no `migrate` until the VM runs again: so nobody's begins with settings of ours. If
+  // it fails, leave_pass() tries it again: the VM comes first.
+  static_cast<void>(put_settings_back());
   const auto deadline = io::deadline_after(options_.stall);
   for (;;) {
     auto resumed = qmp::cont(session_);
@@ -248,15 +257,79 @@ Status FullPassSource::leave_pass(bool whole) {
     return fail(Errc::timed_out, "QEMU does not close its migration stream");
   }
   drain_.reset();
-  if (migrating_) {
+  if (migrating_ || resume_owed_) {
     VMSHADOW_TRY(release_vm(session_, resume_owed_));
     migrating_ = false;
   }
   owe_resume(false);
   events_.end_marking();
-  VMSHADOW_TRY(settings_before_->restore(session_));
+  if (auto back = put_settings_back(); !back) {
+    if (capabilities_in_force_ && back.error().code == Errc::invalid_argument) {
+      VMSHADOW_TRY(end_intruder());
+    }
+    VMSHADOW_TRY(put_settings_back());
+  }
   settings_before_.reset();
   if (options_.on_pass_end) options_.on_pass_end();
+  return {};
+}
+
+// Those which the VM could stand still for, if they met another's migration, only now.
+Status FullPassSource::apply_capabilities() {
+  capabilities_in_force_ = true;
+  auto applied = settings_before_->apply_capabilities(session_);
+  if (!applied && applied.error().code == Errc::invalid_argument) capabilities_in_force_ = false;
+  return applied;
+}
+
+Status FullPassSource::put_settings_back() {
+  Status capabilities;
+  if (capabilities_in_force_) capabilities = settings_before_->restore_capabilities(session_);
+  if (capabilities) capabilities_in_force_ = false;
+  Status parameters;
+  if (parameters_in_force_) parameters = settings_before_->restore_parameters(session_);
+  if (parameters) parameters_in_force_ = false;
+  return capabilities ? parameters : capabilities;
+}
+
+// QEMU refused what a pass begins with: perhaps for another's migration, which began just before.
+Error FullPassSource::why_not_begun(Error error) {
+  if (error.code != Errc::invalid_argument) return error;
+  const auto migration = qmp::query_migrate(session_);
+  // It may be over by now. The words are those of all QEMUs that were looked at, 5.0 to 10.0.
+  const bool said = error.message.find("migration process in progress") != std::string::npos;
+  if (!said && (!migration || !migration->active())) {
+    const auto run_state = qmp::query_status(session_);
+    return run_state && !run_state->running ? not_running(run_state->text).value() : error;
+  }
+  return Error{Errc::cancelled,
+               "a migration of this VM that is not ours began in the moment in which a pass was to "
+               "begin; no epoch taken"};
+}
+
+// Capabilities cannot be put back while a migration goes on. It began between them and our own
+// `migrate`, so it has our return path: where it goes, nobody may know of that, and the VM would
+// stand still at its end. Cancelling it leaves the VM running, except where it goes to a program
+// (exec:): then QEMU waits for that program's answer, and for its end.
+Status FullPassSource::end_intruder() {
+  VMSHADOW_ASSIGN(qmp::MigrationInfo migration, qmp::query_migrate(session_));
+  if (!migration.active()) return {};
+  spdlog::warn(
+      "a migration of this VM began in the moment in which vmshadow's migration settings were in "
+      "force; it is cancelled, and the VM runs on here: start it again");
+  const auto deadline = io::deadline_after(options_.stall);
+  auto told = qmp::migrate_cancel(session_);
+  if (!told) spdlog::debug("cancelling it: {}", told.error().message);
+  while (migration.active()) {
+    if (io::Deadline::clock::now() >= deadline) {
+      return fail(Errc::timed_out,
+                  fmt::format("a migration that began with vmshadow's settings cannot be cancelled "
+                              "(status {}): end what it goes to (with exec:, that program)",
+                              migration.status));
+    }
+    std::this_thread::sleep_for(kIntruderPoll);
+    VMSHADOW_ASSIGN(migration, qmp::query_migrate(session_));
+  }
   return {};
 }
 

@@ -8,8 +8,8 @@
 //   Q  ─ RAM, again and again ─► us            the VM runs; newest page wins
 //   Q  ─ the rest of RAM, devices ─► us        it stands still: the cut. QEMU waits for our word
 //   us ─ return path: SHUT ─► Q                the pass is whole, so it may complete
-//   us ─ cont ─► Q                             the VM runs
-//   us ─ the operator's settings ─► Q          between two passes nothing of ours is left
+//   us ─ the operator's settings ─► Q          until `cont`, it takes nobody's migration
+//   us ─ cont ─► Q                             the VM runs; nothing of ours is left
 //
 // Up to the SHUT, the migration fails where we die or close the stream, and QEMU resumes the VM by
 // itself (seen: within 0.1 s). Only from there to `cont` the VM's life hangs on us: `resume_owed`.
@@ -98,6 +98,10 @@ class FullPassSource final : public PageSource {
   [[nodiscard]] Result<bool> while_guest_runs();
   [[nodiscard]] Status resume_vm();
   [[nodiscard]] Status leave_pass(bool whole);
+  [[nodiscard]] Status apply_capabilities();
+  [[nodiscard]] Status put_settings_back();
+  [[nodiscard]] Error why_not_begun(Error error);
+  [[nodiscard]] Status end_intruder();
   [[nodiscard]] EpochStats end_epoch(Pass pass);
   void owe_resume(bool owed);
 
@@ -113,6 +117,8 @@ class FullPassSource final : public PageSource {
   Epoch next_epoch_{};
   std::unique_ptr<EpochDrain> drain_;
   std::optional<MigrationSettings> settings_before_;  // set in a pass
+  bool parameters_in_force_ = false;                  // ours; those before are to be put back
+  bool capabilities_in_force_ = false;                // the same
   bool migrating_ = false;                            // `migrate` was issued and must be undone
   bool resume_owed_ = false;
   // Seen in this pass, by the limit's thread.

@@ -98,12 +98,21 @@ Result<MigrationSettings> MigrationSettings::read(qmp::Session& session, Capture
 }
 
 Status MigrationSettings::apply_for_capture(qmp::Session& session) const {
+  VMSHADOW_TRY(apply_capabilities(session));
+  return apply_parameters(session);
+}
+
+Status MigrationSettings::apply_capabilities(qmp::Session& session) const {
   std::map<std::string, bool> wanted;
   for (const auto& [name, unused] : capabilities_) wanted[name] = on_.contains(name);
   if (auto set = qmp::migrate_set_capabilities(session, wanted); !set) {
     return fail(std::move(set).error().with_context(
         kind_ == CaptureKind::colo ? "switching QEMU's COLO on" : "preparing QEMU's migration"));
   }
+  return {};
+}
+
+Status MigrationSettings::apply_parameters(qmp::Session& session) const {
   qmp::Json parameters{{"max-bandwidth", kBandwidthUnlimited},
                        {"downtime-limit", FirstPassLimit::kInitial.count()}};
   if (kind_ == CaptureKind::colo) parameters["x-checkpoint-delay"] = kCheckpointDelayMs;
@@ -111,9 +120,17 @@ Status MigrationSettings::apply_for_capture(qmp::Session& session) const {
 }
 
 Status MigrationSettings::restore(qmp::Session& session) const {
-  const Status capabilities = qmp::migrate_set_capabilities(session, capabilities_);
-  const Status parameters = qmp::migrate_set_parameters(session, qmp::Json(parameters_));
+  const Status capabilities = restore_capabilities(session);
+  const Status parameters = restore_parameters(session);
   return capabilities ? parameters : capabilities;
+}
+
+Status MigrationSettings::restore_capabilities(qmp::Session& session) const {
+  return qmp::migrate_set_capabilities(session, capabilities_);
+}
+
+Status MigrationSettings::restore_parameters(qmp::Session& session) const {
+  return qmp::migrate_set_parameters(session, qmp::Json(parameters_));
 }
 
 std::string MigrationSettings::text() const {

@@ -26,8 +26,13 @@ class MigrationSettings {
   /// Switches to what a capture needs. COLO: x-colo alone, as fast as it goes, checkpoints on
   /// request. A full pass: a return path, over which we have the last word, and events.
   [[nodiscard]] Status apply_for_capture(qmp::Session& session) const;
+  [[nodiscard]] Status apply_capabilities(qmp::Session& session) const;
+  [[nodiscard]] Status apply_parameters(qmp::Session& session) const;
   /// Puts back what was read. Tries both capabilities and parameters, whichever fails.
   [[nodiscard]] Status restore(qmp::Session& session) const;
+  /// Errc::invalid_argument while a migration goes on.
+  [[nodiscard]] Status restore_capabilities(qmp::Session& session) const;
+  [[nodiscard]] Status restore_parameters(qmp::Session& session) const;
 
   /// What was read had been set by a capture that never put it back.
   [[nodiscard]] bool left_by_capture() const { return left_by_capture_; }

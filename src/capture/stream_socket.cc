@@ -17,7 +17,9 @@ namespace {
 constexpr const char* kSocketName = "vmshadow";
 
 /// `migrating` is set before QEMU can have begun. If it refuses, what goes on is somebody else's.
-Status ask_to_migrate(qmp::Session& session, const std::string& uri, bool& migrating) {
+Status ask_to_migrate(qmp::Session& session, const StreamSocketOptions& options,
+                      const std::string& uri, bool& migrating) {
+  if (options.just_before) VMSHADOW_TRY(options.just_before());
   migrating = true;
   auto asked = qmp::migrate(session, uri);
   if (!asked && asked.error().code == Errc::invalid_argument) migrating = false;
@@ -31,7 +33,7 @@ Result<UniqueFd> open_at_path(qmp::Session& session, const StreamSocketOptions& 
   const std::string path = fmt::format("{}/stream", directory);
   auto connected = [&]() -> Result<UniqueFd> {
     VMSHADOW_ASSIGN(const UniqueFd listener, io::listen_unix(path));
-    VMSHADOW_TRY(ask_to_migrate(session, "unix:" + path, migrating));
+    VMSHADOW_TRY(ask_to_migrate(session, options, "unix:" + path, migrating));
     VMSHADOW_ASSIGN(auto peer,
                     io::accept_connection(listener.get(), -1, io::deadline_after(options.connect)));
     if (!peer) return fail(Errc::timed_out, "QEMU did not connect its migration stream");
@@ -60,7 +62,7 @@ Result<UniqueFd> open_stream(qmp::Session& session, const StreamSocketOptions& o
     return open_at_path(session, options, migrating);
   }
   pair.second.reset();
-  VMSHADOW_TRY(ask_to_migrate(session, fmt::format("fd:{}", kSocketName), migrating));
+  VMSHADOW_TRY(ask_to_migrate(session, options, fmt::format("fd:{}", kSocketName), migrating));
   return std::move(pair.first);
 }
 

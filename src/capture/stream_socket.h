@@ -2,6 +2,7 @@
 #pragma once
 
 #include <chrono>
+#include <functional>
 
 #include <vmshadow/result.h>
 
@@ -17,6 +18,8 @@ struct StreamSocketOptions {
   std::chrono::milliseconds connect{};
   /// Say where it is by a path, and why: worth once a monitor.
   bool say_path = true;
+  /// Called when all is ready and only `migrate` is left; an error of it ends the opening.
+  std::function<Status()> just_before{};
 };
 
 /// Tells QEMU to migrate to us; our end of the stream, non-blocking. `migrating` is set just

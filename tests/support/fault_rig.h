@@ -31,7 +31,7 @@ inline void must(const Status& status) {
 }
 
 /// A safety net for what a fault test waits for.
-inline constexpr std::chrono::seconds kFaultPatience{30};
+inline constexpr std::chrono::seconds kFaultPatience{120};
 
 template <class Ready>
 void wait_until(Ready ready) {

@@ -35,6 +35,8 @@ class ScriptedVm {
     unsigned fill = 1;  ///< of every page
     /// Refused at once, with this reason.
     std::string refusal{};
+    /// The reason is somebody else's migration, begun just before.
+    bool intruder = false;
     /// In the midst of RAM the VM is stopped with this state, by somebody else.
     std::string stopped_in_ram{};
     /// What the device state says of the VM.
@@ -81,6 +83,11 @@ class ScriptedVm {
     const std::lock_guard lock(mutex_);
     migration_ = status;
   }
+  /// The same, as soon as parameters are set.
+  void set_migration_at_parameters(const std::string& status) {
+    const std::lock_guard lock(mutex_);
+    migration_at_parameters_ = status;
+  }
   void set_run_state(const std::string& state) {
     const std::lock_guard lock(mutex_);
     run_state_ = state;
@@ -111,6 +118,10 @@ class ScriptedVm {
     const std::lock_guard lock(mutex_);
     return capabilities_;
   }
+  [[nodiscard]] bool return_path_at_cont() const {
+    const std::lock_guard lock(mutex_);
+    return return_path_at_cont_;
+  }
   [[nodiscard]] std::size_t heard(const std::string& command) const {
     std::size_t count = 0;
     for (const std::string& name : monitor_.heard()) count += name == command ? 1 : 0;
@@ -130,6 +141,8 @@ class ScriptedVm {
     if (name == "query-migrate") hold_look();
     if (name == "migrate_cancel") {
       end_stream();
+      const std::lock_guard lock(mutex_);
+      if (migration_ == "active") migration_ = "cancelled";
       return returns();
     }
     const std::lock_guard lock(mutex_);
@@ -149,6 +162,7 @@ class ScriptedVm {
       return returns(list);
     }
     if (name == "migrate-set-capabilities") {
+      if (migration_ == "active") return refuses("There's a migration process in progress");
       for (const Json& one : command["arguments"]["capabilities"]) {
         capabilities_[one["capability"]] = one["state"];
       }
@@ -157,6 +171,8 @@ class ScriptedVm {
     if (name == "query-migrate-parameters") return returns(parameters_);
     if (name == "migrate-set-parameters") {
       parameters_.update(command["arguments"]);
+      if (!migration_at_parameters_.empty())
+        migration_ = std::exchange(migration_at_parameters_, {});
       return returns();
     }
     if (name == "query-block-jobs") {
@@ -185,6 +201,7 @@ class ScriptedVm {
       pass_ = std::move(passes_.front());
       passes_.pop_front();
     }
+    if (pass_.intruder) migration_ = "active";
     if (!pass_.refusal.empty()) return refuses(pass_.refusal);
     migration_ = "active";
     stream_ = std::thread(
@@ -201,6 +218,7 @@ class ScriptedVm {
         --pass_.cont_refusals;
         return refuses("Migration is not finalized yet");
       }
+      return_path_at_cont_ = capabilities_["return-path"];
       closes = pass_.closes_after_cont;
       events = pass_.events && run_state_ != "running";
       run_state_ = "running";
@@ -336,6 +354,8 @@ class ScriptedVm {
   std::vector<std::string> block_jobs_;
   bool may_stop_ = false, look_waits_ = false, word_came_ = false;  // of this pass
   bool look_waited_in_vain_ = false;
+  bool return_path_at_cont_ = true;
+  std::string migration_at_parameters_;
   std::deque<Pass> passes_;
   Pass pass_;
   std::thread stream_;       // of the monitor's thread

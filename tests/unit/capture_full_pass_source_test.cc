@@ -219,6 +219,15 @@ TEST_F(FullPassSourceTest, AQuestionUnderWayDoesNotKeepTheVmStandingStill) {
 
 // ---- between our word and `cont`
 
+// From `cont` on, anybody's migration may begin.
+TEST_F(FullPassSourceTest, TheSettingsAreBackBeforeTheVmRuns) {
+  vm_.script({});
+  attach();
+  EXPECT_FALSE(vm_.return_path_at_cont());
+  EXPECT_EQ(vm_.heard("migrate-set-capabilities"), 2U);
+  expect_left();
+}
+
 TEST_F(FullPassSourceTest, ContIsTriedAgainUntilQemuTakesIt) {
   Pass pass;
   pass.cont_refusals = 3;
@@ -324,10 +333,48 @@ TEST_F(FullPassSourceTest, AMigrationThatQemuRefusesChangesNothing) {
   vm_.script({});
   attach();
   Pass pass;
-  pass.refusal = "There's a migration process in progress";
-  expect_failure(pass, Errc::invalid_argument, "There's a migration process in progress");
+  pass.refusal = "The device does not support migration";
+  expect_failure(pass, Errc::invalid_argument, "The device does not support migration");
   EXPECT_EQ(vm_.run_state(), "running");
   expect_left();
+}
+
+// It would have gone on with our return path, and stood still at its end.
+TEST_F(FullPassSourceTest, AMigrationThatBeganWithOurSettingsIsCancelled) {
+  vm_.script({});
+  attach();
+  Pass pass;
+  pass.refusal = "There's a migration process in progress";
+  pass.intruder = true;
+  expect_failure(pass, Errc::cancelled, "is not ours began in the moment");
+  EXPECT_EQ(vm_.heard("migrate_cancel"), 1U);
+  EXPECT_EQ(vm_.run_state(), "running");
+  expect_left();
+  const auto stats = source_->take_epoch();
+  ASSERT_TRUE(stats) << stats.error().message;
+  EXPECT_EQ(stats->epoch, Epoch{6});
+  EXPECT_EQ(vm_.heard("migrate_cancel"), 1U);
+}
+
+// It began before our capabilities were set: with its own it goes on.
+TEST_F(FullPassSourceTest, AMigrationThatBeganJustBeforeIsLeftAlone) {
+  vm_.script({});
+  attach();
+  // Over by the time that one asks.
+  Pass pass;
+  pass.refusal = "There's a migration process in progress";
+  expect_failure(pass, Errc::cancelled, "is not ours began in the moment");
+  expect_left();
+  const std::size_t asked = vm_.heard("migrate");
+  vm_.set_migration_at_parameters("active");
+  const auto stats = source_->take_epoch();
+  ASSERT_FALSE(stats);
+  EXPECT_EQ(stats.error().code, Errc::cancelled) << stats.error().message;
+  EXPECT_EQ(vm_.heard("migrate"), asked);
+  EXPECT_EQ(vm_.heard("migrate_cancel"), 0U);
+  expect_left();
+  vm_.set_migration("completed");
+  EXPECT_TRUE(source_->take_epoch());
 }
 
 TEST_F(FullPassSourceTest, AnotherLayoutOfMemoryEndsTheSession) {

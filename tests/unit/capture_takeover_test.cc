@@ -69,10 +69,11 @@ class PlayedMonitor {
   PlayedMonitor() : listener_(*io::listen_unix(path())) {}
   [[nodiscard]] std::string path() const { return folder_.file("qmp"); }
   /// Greets the client that has connected, and accepts its capabilities; its command.
-  Json shake_hands() {
+  Json shake_hands(std::string_view before_greeting = "") {
     auto peer = io::accept_connection(listener_.get(), -1, patience());
     if (!peer || !*peer) throw std::runtime_error("nobody connected");
     peer_ = std::move(**peer);
+    if (!before_greeting.empty()) send(before_greeting);
     send(qmp::kGreetingWithOob);
     const Json command = receive();
     send(Json{{"return", Json::object()}, {"id", command["id"]}}.dump() + "\r\n");
@@ -110,7 +111,7 @@ class StandbyMonitorTest : public testing::Test {
     auto opening = std::async(std::launch::async, [this] {
       return qmp::StandbyMonitor::open(monitor_.path(), std::chrono::seconds(30));
     });
-    const Json command = monitor_.shake_hands();
+    const Json command = monitor_.shake_hands(kStopEvent);  // meant for the client before
     EXPECT_EQ(command["arguments"]["enable"], Json::array({"oob"}));
     auto opened = opening.get();
     if (!opened) throw std::runtime_error(opened.error().message);

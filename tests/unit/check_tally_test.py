@@ -70,6 +70,20 @@ class ProgramTest(unittest.TestCase):
             self.assertEqual(cases(result, "hello"), {"(program)": outcome}, result)
 
 
+class AgainTest(unittest.TestCase):
+    def again(self, result, output):
+        return tally.cases_to_run_again(tally.read_test({"name": "t", "result": result, "stdout": GTEST + output}))
+
+    def test_cases_that_said_so_are_run_again(self):
+        output = "[ RUN      ] S.A\n[       OK ] S.A (0 ms)\n[ RUN      ] S.B\n[  FAILED  ] S.B (0 ms)\n"
+        self.assertEqual(self.again("FAIL", output), ["S.B"])
+        self.assertIsNone(self.again("TIMEOUT", output))
+
+    def test_one_that_took_the_program_with_it_is_not(self):
+        self.assertIsNone(self.again("FAIL", "[ RUN      ] S.A\n[       OK ] S.A (0 ms)\n[ RUN      ] S.B\n"))
+        self.assertIsNone(self.again("FAIL", "[ RUN      ] S.A\n[       OK ] S.A (0 ms)\nleak\n"))
+
+
 class LogTest(unittest.TestCase):
     def test_a_test_without_an_entry_failed(self):
         with tempfile.TemporaryDirectory() as directory:

@@ -91,6 +91,26 @@ TEST(QmpGreetingTest, OtherServersAreNotQmp) {
   expect_error(opening_error("(qemu) ", false), Errc::protocol, "'(qemu) '");
 }
 
+// QEMU has the next client already while its main thread still speaks to the one before.
+TEST(QmpGreetingTest, WhatTheClientBeforeWasToldIsPassedOver) {
+  FakeMonitor monitor;
+  std::atomic<int> events{0};
+  SessionOptions options;
+  options.on_event = [&](const Event&) { ++events; };
+  auto opening = adopt_async(monitor, options);
+  monitor.send(R"({"timestamp": {"seconds": 1, "microseconds": 2}, "event": "STOP"})"
+               "\r\n"
+               R"({"return": {}, "id": "libvirt-7"})"
+               "\r\n"
+               R"({"error": {"class": "GenericError", "desc": "no"}, "id": "libvirt-8"})"
+               "\r\n");
+  monitor.send(kGreetingWithOob);
+  monitor.reply(monitor.receive());
+  const auto session = opening.get();
+  ASSERT_TRUE(session) << session.error().message;
+  EXPECT_EQ(events, 0);
+}
+
 TEST(QmpGreetingTest, HalfAGreetingIsNotQmpEither) {
   expect_error(opening_error("{\"QMP\": {\"vers", false), Errc::protocol, "its greeting broke off");
 }

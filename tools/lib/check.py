@@ -21,6 +21,10 @@ SANITIZED_SUITES = ("unit", "property", "fault", "sim", "fuzz")
 SANITIZERS = {"address": "build-asan", "thread": "build-tsan"}
 # Under a sanitizer a crash suite tries fewer places: there it looks for other mistakes.
 CRASH_STRIDES = {"build-asan": "80", "build-tsan": "1600"}
+# Real processes and real clocks, beside compilers: a case of these that fails is run once more, alone, when all
+# else is over. If it passes then it counts as passed, and is named as unsteady. More than a few are a failure.
+RUN_AGAIN_SUITES = ("fault", "e2e")
+RUN_AGAIN_MAX = 3
 LINT_STEPS = ("format", "shell", "tidy")
 LOG_TAIL_LINES = 60
 CASE_TAIL_LINES = 30
@@ -59,6 +63,8 @@ class Check:
     def __init__(self):
         self.tally = tally.Tally()
         self.failures = []
+        self.again = []  # (suite, test, its failed cases): to be run again
+        self.unsteady = []
 
     def begin(self, name):
         """The step's name at once on a terminal, so that one sees what is taking its time."""
@@ -69,9 +75,10 @@ class Check:
     def row(self, name, what, start):
         print(f"  {name:<18} {what:<44} {time.monotonic() - start:7.1f} s", flush=True)
 
-    def fail(self, title, output, log=None):
-        """Shown now, and named again at the end."""
-        self.failures.append(title)
+    def fail(self, title, output, log=None, final=True):
+        """Shown now, and, unless it will be run again, named again at the end."""
+        if final:
+            self.failures.append(title)
         print(f"\n  FAILED {title}\n{output}", flush=True)
         if log:
             print(f"  the full log: {os.path.relpath(log, ROOT)}", flush=True)
@@ -119,21 +126,50 @@ class Check:
         tests = tally.read_log(log, expected)
         self.row(label, counts(tests), start)
         for test in tests:
+            again = directory == "build" and suite in RUN_AGAIN_SUITES and tally.cases_to_run_again(test) or []
             for case, outcome in test.cases.items():
-                self.tally.add((suite, test.name, case), outcome)
+                if case not in again:
+                    self.tally.add((suite, test.name, case), outcome)
+            if again:
+                self.again.append((suite, test.name, again))
             if test.failed:
-                self.fail_test(label, test, log.with_suffix(".txt"), result)
+                self.fail_test(label, test, log.with_suffix(".txt"), result, final=not again)
         if result.returncode != 0 and not any(test.failed for test in tests):
             self.tally.add((suite, "meson test", directory), FAILED)
             self.fail(f"{label}: meson test", tail(result.stdout))
 
-    def fail_test(self, label, test, log, result):
+    def run_again(self):
+        """Alone, and once: what fails by itself fails again."""
+        most = sum(len(cases) for _, _, cases in self.again) <= RUN_AGAIN_MAX
+        for suite, name, cases in self.again:
+            label = f"again {suite}"
+            start = self.begin(label)
+            outcomes = {}
+            if most:
+                log = ROOT / "build" / "meson-logs" / "check-again.json"
+                log.unlink(missing_ok=True)
+                result = run(["meson", "test", "-C", "build", "--no-rebuild", name, "--logbase", "check-again",
+                              f"--test-args=--gtest_filter={':'.join(cases)}"])
+                test = tally.read_log(log, [name])[0]
+                outcomes = test.cases
+                self.row(label, counts([test]), start)
+                if test.failed:
+                    self.fail_test(label, test, log.with_suffix(".txt"), result)
+            for case in cases:
+                outcome = outcomes.get(case, FAILED)
+                self.tally.add((suite, name, case), outcome)
+                if outcome == PASSED:
+                    self.unsteady.append(f"{suite}/{name}: {case}")
+                elif not most:
+                    self.failures.append(f"{suite}/{name}: {case}")
+
+    def fail_test(self, label, test, log, result, final=True):
         cases = [name for name, outcome in test.cases.items() if outcome == FAILED]
         # The failed cases' own words; a program that failed otherwise says why at its end.
         told = [tally.gtest_output_of(test.output, case) for case in cases]
         output = "\n".join(tail(each, CASE_TAIL_LINES) for each in told) if all(told) else tail(
             test.output or result.stdout)
-        self.fail(f"{label}/{test.name} ({test.result}): {', '.join(cases)}", output, log)
+        self.fail(f"{label}/{test.name} ({test.result}): {', '.join(cases)}", output, log, final)
 
     def lint(self):
         for step in LINT_STEPS:
@@ -188,6 +224,7 @@ def run_all(check, wanted):
     finally:
         if e2e:
             e2e.join()
+    check.run_again()
     if built and wanted >= set(SUITES):
         for suite in sorted(set(suite_tests("build")) - set(SUITES)):
             check.suite("build", suite)  # none is forgotten for want of a line in SUITES
@@ -216,6 +253,8 @@ def main():
         check.tally.add(("tools/check",), FAILED)
         check.fail("nothing ran: there is no test in what was asked for", "")
     check.row("altogether", "", start)
+    for case in check.unsteady:
+        print(f"  UNSTEADY {case}: failed, and passed when run again alone")
     for failure in check.failures:
         print(f"  FAILED {failure}")
     print(check.tally.line(), flush=True)

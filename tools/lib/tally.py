@@ -57,6 +57,14 @@ def gtest_output_of(output, case):
     return output[start.start():end.start() if end else len(output)]
 
 
+def cases_to_run_again(test):
+    """The failed cases of a program that ran to its end and whose cases said themselves that they
+    failed; None of one that crashed, hung or failed otherwise."""
+    failed = [name for name, outcome in test.cases.items() if outcome == FAILED]
+    told = all(f"[  FAILED  ] {name}" in test.output for name in failed)
+    return failed if test.result == "FAIL" and failed and told else None
+
+
 def read_test(entry):
     """A test from its entry in the log."""
     output = entry.get("stdout", "") + entry.get("stderr", "")
