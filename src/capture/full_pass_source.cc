@@ -231,9 +231,11 @@ Status FullPassSource::resume_vm() {
     return fail(Errc::timed_out, "QEMU does not complete the migration");
   }
   migrating_ = false;
-  // QEMU takes no `migrate` until the VM runs again: so nobody's begins with settings of ours. If
-  // it fails, leave_pass() tries it again: the VM comes first.
+  // QEMU takes no `migrate` until the VM runs again: so nobody's begins with settings of ours, or
+  // before QEMU has let go of our stream, which would wedge 7.2. If either fails, leave_pass()
+  // tries it again: the VM comes first.
   static_cast<void>(put_settings_back());
+  static_cast<void>(drain_->wait_for_close(kClosesBeforeCont));
   const auto deadline = io::deadline_after(options_.stall);
   for (;;) {
     auto resumed = qmp::cont(session_);

@@ -9,6 +9,7 @@
 //   Q  ─ the rest of RAM, devices ─► us        it stands still: the cut. QEMU waits for our word
 //   us ─ return path: SHUT ─► Q                the pass is whole, so it may complete
 //   us ─ the operator's settings ─► Q          until `cont`, it takes nobody's migration
+//   Q  ─ closes the stream ─► us               ready for another one
 //   us ─ cont ─► Q                             the VM runs; nothing of ours is left
 //
 // Up to the SHUT, the migration fails where we die or close the stream, and QEMU resumes the VM by
