@@ -231,10 +231,8 @@ Status FullPassSource::resume_vm() {
     return fail(Errc::timed_out, "QEMU does not complete the migration");
   }
   migrating_ = false;
-  // QEMU takes no `migrate` until the VM runs again: so nobody's begins with settings of ours, or
-  // before QEMU has let go of our stream, which would wedge 7.2. If either fails, leave_pass()
-  // tries it again: the VM comes first.
-  static_cast<void>(put_settings_back());
+  // QEMU takes no `migrate` until the VM runs again: so nobody's comes before QEMU has let go of
+  // our stream, which would wedge 7.2. But the VM does not wait long for it; leave_pass() does.
   static_cast<void>(drain_->wait_for_close(kClosesBeforeCont));
   const auto deadline = io::deadline_after(options_.stall);
   for (;;) {
@@ -285,13 +283,12 @@ Status FullPassSource::apply_capabilities() {
 }
 
 Status FullPassSource::put_settings_back() {
-  Status capabilities;
-  if (capabilities_in_force_) capabilities = settings_before_->restore_capabilities(session_);
-  if (capabilities) capabilities_in_force_ = false;
-  Status parameters;
-  if (parameters_in_force_) parameters = settings_before_->restore_parameters(session_);
-  if (parameters) parameters_in_force_ = false;
-  return capabilities ? parameters : capabilities;
+  if (capabilities_in_force_) VMSHADOW_TRY(settings_before_->restore_capabilities(session_));
+  capabilities_in_force_ = false;
+  // Last: by them one knows, if we die, that what is set is a capture's.
+  if (parameters_in_force_) VMSHADOW_TRY(settings_before_->restore_parameters(session_));
+  parameters_in_force_ = false;
+  return {};
 }
 
 // QEMU refused what a pass begins with: perhaps for another's migration, which began just before.
@@ -310,9 +307,9 @@ Error FullPassSource::why_not_begun(Error error) {
 }
 
 // Capabilities cannot be put back while a migration goes on. It began between them and our own
-// `migrate`, so it has our return path: where it goes, nobody may know of that, and the VM would
-// stand still at its end. Cancelling it leaves the VM running, except where it goes to a program
-// (exec:): then QEMU waits for that program's answer, and for its end.
+// `migrate`, or just after `cont`, so it has our return path: where it goes, nobody may know of
+// that, and the VM would stand still at its end. Cancelling it leaves the VM running, except where
+// it goes to a program (exec:): then QEMU waits for that program's answer, and for its end.
 Status FullPassSource::end_intruder() {
   VMSHADOW_ASSIGN(qmp::MigrationInfo migration, qmp::query_migrate(session_));
   if (!migration.active()) return {};

@@ -8,9 +8,9 @@
 //   Q  ─ RAM, again and again ─► us            the VM runs; newest page wins
 //   Q  ─ the rest of RAM, devices ─► us        it stands still: the cut. QEMU waits for our word
 //   us ─ return path: SHUT ─► Q                the pass is whole, so it may complete
-//   us ─ the operator's settings ─► Q          until `cont`, it takes nobody's migration
-//   Q  ─ closes the stream ─► us               ready for another one
-//   us ─ cont ─► Q                             the VM runs; nothing of ours is left
+//   Q  ─ closes the stream ─► us               ready for another one; until `cont` it takes none
+//   us ─ cont ─► Q                             the VM runs
+//   us ─ the operator's settings ─► Q          between two passes nothing of ours is left
 //
 // Up to the SHUT, the migration fails where we die or close the stream, and QEMU resumes the VM by
 // itself (seen: within 0.1 s). Only from there to `cont` the VM's life hangs on us: `resume_owed`.

@@ -62,8 +62,11 @@ Result<UniqueFd> open_stream(qmp::Session& session, const StreamSocketOptions& o
     return open_at_path(session, options, migrating);
   }
   pair.second.reset();
-  VMSHADOW_TRY(ask_to_migrate(session, options, fmt::format("fd:{}", kSocketName), migrating));
-  return std::move(pair.first);
+  auto asked = ask_to_migrate(session, options, fmt::format("fd:{}", kSocketName), migrating);
+  if (asked) return std::move(pair.first);
+  // Not taken: it would be left in QEMU.
+  if (!migrating) static_cast<void>(qmp::closefd(session, kSocketName));
+  return fail(std::move(asked).error());
 }
 
 }  // namespace vmshadow::capture

@@ -212,9 +212,10 @@ TEST(FullPassHazard, QemuEndsOrIsKilled) {
 
 /// Where an administrator's migration may begin: QEMU 7.2 ends if it takes one in the instant in
 /// which another completes.
-bool is_between_passes(qmp::Session& observer) {
+bool migrate_between_passes(qmp::Session& observer) {
   return run_state(observer) == "running" && !must(qmp::query_migrate(observer)).active() &&
-         !must(qmp::query_migrate_capabilities(observer)).at("return-path");
+         !must(qmp::query_migrate_capabilities(observer)).at("return-path") &&
+         qmp::migrate(observer, "exec:cat > /dev/null");
 }
 
 // Between two passes QEMU takes it; the next pass waits until it is over.
@@ -227,9 +228,9 @@ TEST(FullPassHazard, SomebodyElseMigrates) {
   SidecarProgram sidecar = must(SidecarProgram::start(config));
   must(sidecar.wait_for_epochs(2, io::deadline_after(kFaultPatience)));
   auto observer = rig.observer();
-  wait_until([&] { return is_between_passes(*observer); });
+  wait_until([&] { return !must(qmp::query_migrate(*observer)).active(); });
   must(qmp::migrate_set_parameters(*observer, {{"max-bandwidth", 4096}}));
-  must(qmp::migrate(*observer, "exec:cat > /dev/null"));
+  wait_until([&] { return migrate_between_passes(*observer); });
   wait_for_text(sidecar, "a migration of this VM that is not ours is under way");
   EXPECT_TRUE(must(qmp::query_migrate(*observer)).active());
   must(qmp::migrate_cancel(*observer));
@@ -254,8 +255,7 @@ TEST(FullPassHazard, AVmThatWasMovedAwayIsLeftAlone) {
   SidecarProgram sidecar = must(SidecarProgram::start(config));
   must(sidecar.wait_for_epochs(2, io::deadline_after(kFaultPatience)));
   const auto observer = rig.observer();
-  wait_until([&] { return is_between_passes(*observer); });
-  must(qmp::migrate(*observer, "exec:cat > /dev/null"));
+  wait_until([&] { return migrate_between_passes(*observer); });
   // On a busy host the guest may write faster than `cat` reads.
   must(qmp::migrate_set_parameters(*observer, {{"downtime-limit", 20'000}}));
   wait_until([&] { return run_state(*observer) == "postmigrate"; });

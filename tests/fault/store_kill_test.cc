@@ -7,7 +7,6 @@
 #include <gtest/gtest.h>
 #include <poll.h>
 #include <spdlog/spdlog.h>
-#include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -17,6 +16,7 @@
 #include <map>
 #include <random>
 #include <set>
+#include <string>
 #include <thread>
 #include <vector>
 
@@ -164,14 +164,16 @@ class StoreKillTest : public testing::Test {
     ASSERT_TRUE(WIFSIGNALED(status) && WTERMSIG(status) == SIGKILL) << status;
   }
 
-  /// By inode: each is written anew under another name, and may be there for a moment only.
+  /// A spare file that was a segment before: it waits to be written anew. (A new file, too, has
+  /// that name while it is made.)
   void look_for_spares() {
     std::error_code gone;  // the directory, or a file of it in the midst of this
     for (std::filesystem::directory_iterator file(temp_.file("ssd") + "/segments", gone), end;
          !gone && file != end; file.increment(gone)) {
-      struct stat status {};
-      if (file->path().extension() == ".spare" && ::stat(file->path().c_str(), &status) == 0) {
-        spares_.insert(status.st_ino);
+      const std::string number = file->path().stem().string();
+      if (file->path().extension() == ".seg") segments_.insert(number);
+      if (file->path().extension() == ".spare" && segments_.contains(number)) {
+        spares_.insert(number);
       }
     }
   }
@@ -228,7 +230,7 @@ class StoreKillTest : public testing::Test {
   std::mt19937_64 random_{3};
   std::uint64_t acknowledged_ = 0;
   std::uint64_t compared_ = 0;
-  std::set<ino_t> spares_;  ///< files that waited to be written anew
+  std::set<std::string> segments_, spares_;  ///< by number, as seen
 };
 
 TEST_F(StoreKillTest, AcknowledgedEpochsSurviveEveryKill) {
@@ -250,7 +252,6 @@ TEST_F(StoreKillTest, AcknowledgedEpochsSurviveEveryKill) {
     ASSERT_TRUE((*store)->damage().empty()) << (*store)->damage()[0].text();
     ASSERT_NO_FATAL_FAILURE(check(*(*store)->reader()));
   }
-  EXPECT_GE(acknowledged_, rounds / 4 * 2 * kVms);
   EXPECT_TRUE(rounds < 8 || !spares_.empty()) << "no file was there to be written anew";
   std::printf(
       "killed %llu times: %llu epochs acknowledged, %llu compared, %llu spare files seen\n",

@@ -59,7 +59,7 @@ class ScriptedVm {
     /// While the VM stands still a query-migrate is not answered before QEMU was told to complete;
     /// one is waited for.
     bool look_waits_for_word = false;
-    bool closes_after_cont = true;
+    bool closes = true;  ///< its stream, a moment after it has completed
   };
 
   explicit ScriptedVm(const std::string& path)
@@ -118,9 +118,9 @@ class ScriptedVm {
     const std::lock_guard lock(mutex_);
     return capabilities_;
   }
-  [[nodiscard]] bool return_path_at_cont() const {
+  [[nodiscard]] bool stream_was_closed_at_cont() const {
     const std::lock_guard lock(mutex_);
-    return return_path_at_cont_;
+    return stream_was_closed_at_cont_;
   }
   [[nodiscard]] std::size_t heard(const std::string& command) const {
     std::size_t count = 0;
@@ -204,6 +204,7 @@ class ScriptedVm {
     if (pass_.intruder) migration_ = "active";
     if (!pass_.refusal.empty()) return refuses(pass_.refusal);
     migration_ = "active";
+    stream_is_closed_ = false;
     stream_ = std::thread(
         [this, path = uri.substr(uri.find(':') + 1), pass = pass_] { send_pass(path, pass); });
     return returns();
@@ -218,8 +219,8 @@ class ScriptedVm {
         --pass_.cont_refusals;
         return refuses("Migration is not finalized yet");
       }
-      return_path_at_cont_ = capabilities_["return-path"];
-      closes = pass_.closes_after_cont;
+      stream_was_closed_at_cont_ = stream_is_closed_;
+      closes = pass_.closes;
       events = pass_.events && run_state_ != "running";
       run_state_ = "running";
     }
@@ -231,7 +232,7 @@ class ScriptedVm {
   void send_pass(const std::string& path, const Pass& pass) {
     auto connected = io::connect_unix(path, patience());
     if (!connected) return;
-    const UniqueFd fd = *std::move(connected);
+    UniqueFd fd = *std::move(connected);
     MigrationStreamBuilder ram;
     ram.header().configuration().ram_start(pass.blocks).part();
     for (const auto& [name, bytes] : pass.blocks) {
@@ -284,7 +285,11 @@ class ScriptedVm {
     set_run_state("postmigrate");
     set_migration("completed");
     monitor_.tell("MIGRATION", {{"status", "completed"}});
-    wait_until_told();
+    if (!pass.closes) return wait_until_told();
+    ::poll(nullptr, 0, 2);
+    fd.reset();
+    const std::lock_guard lock(mutex_);
+    stream_is_closed_ = true;
   }
 
   /// Until the reader closes its end, or the migration is cancelled.
@@ -354,7 +359,7 @@ class ScriptedVm {
   std::vector<std::string> block_jobs_;
   bool may_stop_ = false, look_waits_ = false, word_came_ = false;  // of this pass
   bool look_waited_in_vain_ = false;
-  bool return_path_at_cont_ = true;
+  bool stream_is_closed_ = false, stream_was_closed_at_cont_ = false;
   std::string migration_at_parameters_;
   std::deque<Pass> passes_;
   Pass pass_;

@@ -71,17 +71,26 @@ class ProgramTest(unittest.TestCase):
 
 
 class AgainTest(unittest.TestCase):
-    def again(self, result, output):
-        return tally.cases_to_run_again(tally.read_test({"name": "t", "result": result, "stdout": GTEST + output}))
+    def again(self, result, output, returncode=1):
+        return tally.cases_to_run_again(tally.read_test(
+            {"name": "t", "result": result, "stdout": GTEST + output, "returncode": returncode}))
 
     def test_cases_that_said_so_are_run_again(self):
         output = "[ RUN      ] S.A\n[       OK ] S.A (0 ms)\n[ RUN      ] S.B\n[  FAILED  ] S.B (0 ms)\n"
         self.assertEqual(self.again("FAIL", output), ["S.B"])
-        self.assertIsNone(self.again("TIMEOUT", output))
+        self.assertIsNone(self.again("TIMEOUT", output, -15))
+        self.assertIsNone(self.again("FAIL", output, -11))
 
     def test_one_that_took_the_program_with_it_is_not(self):
         self.assertIsNone(self.again("FAIL", "[ RUN      ] S.A\n[       OK ] S.A (0 ms)\n[ RUN      ] S.B\n"))
         self.assertIsNone(self.again("FAIL", "[ RUN      ] S.A\n[       OK ] S.A (0 ms)\nleak\n"))
+        self.assertIsNone(self.again(
+            "FAIL", "[ RUN      ] S.AB\n[  FAILED  ] S.AB (0 ms)\n[ RUN      ] S.A\n"))
+
+    def test_parameters(self):
+        self.assertEqual(
+            self.again("FAIL", "[ RUN      ] I/S.A/0\n[  FAILED  ] I/S.A/0, where GetParam() = 1 (0 ms)\n"),
+            ["I/S.A/0"])
 
 
 class LogTest(unittest.TestCase):

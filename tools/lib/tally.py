@@ -27,6 +27,7 @@ class Test:
     cases: dict = field(default_factory=dict)
     result: str = ""
     output: str = ""
+    returncode: int = None
 
     @property
     def failed(self):
@@ -61,14 +62,15 @@ def cases_to_run_again(test):
     """The failed cases of a program that ran to its end and whose cases said themselves that they
     failed; None of one that crashed, hung or failed otherwise."""
     failed = [name for name, outcome in test.cases.items() if outcome == FAILED]
-    told = all(f"[  FAILED  ] {name}" in test.output for name in failed)
-    return failed if test.result == "FAIL" and failed and told else None
+    told = all(re.search(r"\[  FAILED  \] " + re.escape(name) + r"(,| \()", test.output) for name in failed)
+    return failed if test.returncode == 1 and failed and told else None
 
 
 def read_test(entry):
     """A test from its entry in the log."""
     output = entry.get("stdout", "") + entry.get("stderr", "")
-    test = Test(entry["name"].split(" / ")[-1], result=entry["result"], output=output)
+    test = Test(entry["name"].split(" / ")[-1], result=entry["result"], output=output,
+                returncode=entry.get("returncode"))
     good = test.result in ("OK", "EXPECTEDFAIL")
     if _GTEST_STARTS in output:
         test.cases = gtest_cases(output)
