@@ -230,6 +230,7 @@ struct Findings {
   std::uint64_t records{};
   std::uint64_t bytes{};
   std::uint64_t torn_tail_bytes{};
+  std::vector<std::string> torn_tail_commits;
   std::map<std::string, std::string> unopened;  ///< by VM, why its encrypted epochs were not read
 };
 
@@ -242,12 +243,14 @@ Result<Findings> read_every_byte(const ReplayScope& scope) {
                                                                progress.bytes_total);
                                                   },
                                                   scope.keys));
-  Findings findings{std::move(report.damage),
-                    std::move(report.vms),
-                    report.records,
-                    report.bytes,
-                    report.torn_tail ? report.torn_tail->bytes : 0,
-                    {}};
+  Findings findings{
+      std::move(report.damage),
+      std::move(report.vms),
+      report.records,
+      report.bytes,
+      report.torn_tail ? report.torn_tail->bytes : 0,
+      report.torn_tail ? std::move(report.torn_tail->commits) : std::vector<std::string>(),
+      {}};
   for (auto& [vm, error] : report.unopened) findings.unopened[vm] = std::move(error.message);
   return findings;
 }
@@ -297,6 +300,12 @@ void print_findings(const Findings& findings, const std::vector<std::string>& da
         "before it was recycled: no damage\n",
         findings.torn_tail_bytes);
   }
+  for (const std::string& commit : findings.torn_tail_commits) {
+    fmt::print(
+        "{} is in these bytes: it was never acknowledged, unless the disk lost or damaged what it "
+        "had called durable\n",
+        commit);
+  }
   for (const auto& [vm, why] : findings.unopened) {
     fmt::print("encrypted epochs of VM '{}' were not {}: {}\n", vm, deep ? "decrypted" : "opened",
                why);
@@ -331,6 +340,7 @@ Status verify_store(const ReplayScope& scope, bool deep) {
     json["damage"] = damage;
     json["damaged"] = std::move(places);
     json["torn_tail_bytes"] = findings.torn_tail_bytes;
+    json["torn_tail_commits"] = findings.torn_tail_commits;
     json["unopened"] = Json(findings.unopened);
     json["vms"] = std::move(vms);
     print_json(json);

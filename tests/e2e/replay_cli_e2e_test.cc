@@ -45,7 +45,11 @@ class ReplayCli : public ::testing::Test {
     auto opened = must(store::Store::open(
         store(), system_clock(), [] { return io::make_file_system(io::FileBackend::syscalls); },
         options));
-    auto session = must(opened->open_session("web1", "a test"));
+    ship_epochs(*opened, ram_pages, data_pages);
+  }
+  static void ship_epochs(store::Store& store, std::uint64_t ram_pages = 64,
+                          std::uint64_t data_pages = 3) {
+    auto session = must(store.open_session("web1", "a test"));
     EpochMaker maker("web1", ram_pages);
     std::vector<EpochMaker::PageWrite> writes;
     for (std::uint64_t page = 0; page < data_pages; ++page) writes.push_back({page, page + 1, 0});
@@ -176,6 +180,50 @@ TEST_F(ReplayCli, VerifyIsQuickOrDeep) {
   EXPECT_EQ(damaged["damaged"][0]["epoch"], 1);
   EXPECT_EQ(damaged["damaged"][0]["vm"], "web1");
   expect_fails({"verify", "--deep"}, {file, "offset " + std::to_string(offset), "epoch 1 of VM"});
+}
+
+/// Flips a byte in the last record of a type; where it begins.
+std::uint64_t damage_last(const std::string& segment, format::RecordType type) {
+  std::fstream file(segment, std::ios::binary | std::ios::in | std::ios::out);
+  const std::string bytes(std::istreambuf_iterator<char>(file), {});
+  const ByteSpan journal = std::as_bytes(std::span(bytes));
+  std::uint64_t last = 0;
+  for (std::uint64_t at = 0; at + format::kRecordPrefixBytes <= journal.size();
+       at += format::kRecordAlignment) {
+    const auto prefix = format::decode_prefix(journal.subspan(at));
+    if (prefix && prefix->head.type == type) last = at;
+  }
+  if (last == 0) throw std::runtime_error("no record of this type");
+  const std::uint64_t victim = last + format::kRecordPrefixBytes;
+  file.clear();
+  file.seekp(static_cast<std::streamoff>(victim));
+  file.put(static_cast<char>(bytes[victim] ^ 1));
+  return last;
+}
+
+// A disk that loses what it had called durable, at the end of the journal, looks like a writer that
+// died: what may be lost is named.
+TEST_F(ReplayCli, VerifyNamesTheCommitsOfATornTail) {
+  {
+    store::StoreOptions options;
+    options.log.segment_bytes = 1 << 20;
+    auto opened = must(store::Store::open(
+        store(), system_clock(), [] { return io::make_file_system(io::FileBackend::syscalls); },
+        options));
+    ship_epochs(*opened);
+    fs::copy(store(), path("as-killed"), fs::copy_options::recursive);
+  }
+  fs::remove_all(store());
+  fs::rename(path("as-killed"), store());
+  EXPECT_EQ(replay_json({"verify", "--deep"})["torn_tail_commits"], Json::array());
+  const std::string last = store() + "/segments/" + names_in(store() + "/segments").back();
+  damage_last(last, format::RecordType::mark);
+  const Json torn = replay_json({"verify", "--deep"});
+  EXPECT_GT(torn["torn_tail_bytes"], 0);
+  EXPECT_EQ(torn["torn_tail_commits"], Json::array({"epoch 2 of VM 'web1'"}));
+  EXPECT_THAT(replay({"verify", "--deep"}).out,
+              HasSubstr("epoch 2 of VM 'web1' is in these bytes: it was never acknowledged, "
+                        "unless the disk lost"));
 }
 
 // ---- encryption
