@@ -332,6 +332,8 @@ void Recoverer::read_archive(SegmentInFile& segment) {
   };
   const auto add_bad = [&](const BadRegion& region) {
     Damage& damage = note(id, region.offset, region.end - region.offset, region.what);
+    // The last block of an archive, sealed before it counted, holds nothing but the seal.
+    if (region.offset + format::kSealBlockBytes >= segment.source.bytes()) return;
     if (!region.prefix) {
       assembler_.add_unknown_loss(damage);
     } else if (EpochAssembler::takes(region.prefix->head.type)) {

@@ -557,6 +557,35 @@ TEST_F(LastingDamageTest, FlippedBitsOfAnArchivedStore) {
   EXPECT_GT(tried, 20u);
 }
 
+TEST_F(LastingDamageTest, ADamagedSealCostsNothing) {
+  build(40'000);
+  archive_all(dir_);
+  std::uint64_t archives = 0;
+  for (const auto& file : std::filesystem::directory_iterator(dir_ + "/segments")) {
+    const SegmentId id = *parse_segment_file_name(file.path().filename().string());
+    std::string front(format::kSegmentHeadBytes, '\0');
+    std::ifstream(file.path(), std::ios::binary)
+        .read(front.data(), static_cast<std::streamsize>(front.size()));
+    const auto head = format::decode_segment_head(std::as_bytes(std::span(front)));
+    ASSERT_TRUE(head);
+    if (head->kind != format::SegmentKind::archive) continue;
+    ++archives;
+    // In its prefix, and in its body.
+    const std::uint64_t begin = file.file_size() - format::kSealBlockBytes;
+    for (std::uint64_t at = begin; at < begin + 120; at += 7) {
+      SCOPED_TRACE(testing::Message() << "segment " << id.value << " offset " << at);
+      flip(id, at);
+      const auto report = Verifier::run(dir_);
+      ASSERT_TRUE(report) << report.error().message;
+      EXPECT_FALSE(report->damage.empty());
+      const auto left = whole(dir_);
+      flip(id, at);
+      ASSERT_EQ(left.at("web").size() + left.at("db").size(), 12U);
+    }
+  }
+  EXPECT_GT(archives, 1U);
+}
+
 TEST_F(LastingDamageTest, MissingArchives) {
   build(40'000);
   const std::string archived = temp_.file("archived");
