@@ -117,7 +117,7 @@ void expect_resumed_by_the_guard(milliseconds deadline, const std::function<void
   observer.reset();
   must(rig.guest().wait_for_reports(rig.guest().witness().lines().size() + 5,
                                     io::deadline_after(kFaultPatience)));
-  const milliseconds still = rig.longest_gap(before > 0 ? before - 1 : 0);
+  const milliseconds still = rig.longest_still(before > 0 ? before - 1 : 0);
   GTEST_LOG_(INFO) << "longest pause " << still.count() << " ms";
   EXPECT_LE(still, still_most);
   rig.expect_runs_on(seconds(10));

@@ -87,7 +87,7 @@ void strike_at_the_cut(int signal, const std::string& what_is_said) {
     }
     must(rig.guest().wait_for_reports(rig.guest().witness().lines().size() + 5,
                                       io::deadline_after(kFaultPatience)));
-    stills.push_back(rig.longest_gap(before > 0 ? before - 1 : 0));
+    stills.push_back(rig.longest_still(before > 0 ? before - 1 : 0));
     wait_for_attachment(sidecar, round + 1);
   }
   expect_short(stills, kStill);
@@ -145,7 +145,7 @@ TEST(HazardWorker, StoppedAtTheCutOnABusyHost) {
     }
     must(rig.guest().wait_for_reports(rig.guest().witness().lines().size() + 2,
                                       io::deadline_after(kFaultPatience)));
-    stills.push_back(rig.longest_gap(before > 0 ? before - 1 : 0));
+    stills.push_back(rig.longest_still(before > 0 ? before - 1 : 0));
     wait_for_attachment(sidecar, round + 1);
   }
   expect_short(stills, kStill + kDeadline);

@@ -121,10 +121,18 @@ SidecarProgram FaultRig::protect(const std::string& store, std::size_t epochs,
   return sidecar;
 }
 
-std::chrono::milliseconds FaultRig::longest_gap(std::size_t from) {
+std::chrono::milliseconds FaultRig::longest_still(std::size_t from) {
   const auto reports = must(guest_->reports());
+  std::vector<std::chrono::nanoseconds> gaps;
+  for (std::size_t i = 1; i < reports.size(); ++i) {
+    gaps.push_back(reports[i].stamp - reports[i - 1].stamp);
+  }
+  if (gaps.empty()) return {};
+  const auto middle = gaps.begin() + static_cast<std::ptrdiff_t>(gaps.size() / 2);
+  std::nth_element(gaps.begin(), middle, gaps.end());
+  const std::chrono::nanoseconds usual = *middle;
   const WitnessRun run = examine_run(std::span(reports).subspan(std::min(from, reports.size())));
-  return std::chrono::duration_cast<std::chrono::milliseconds>(run.longest_gap);
+  return std::chrono::duration_cast<std::chrono::milliseconds>(run.longest_gap - usual);
 }
 
 void FaultRig::expect_reports_go_on(std::chrono::milliseconds gap_max) {

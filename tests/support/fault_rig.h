@@ -87,8 +87,9 @@ class FaultRig {
       std::chrono::milliseconds interval = std::chrono::milliseconds(20));
   [[nodiscard]] SidecarConfig config(const std::string& store) const;
 
-  /// The longest time without a report since report number `from`, by the host's stamps.
-  [[nodiscard]] std::chrono::milliseconds longest_gap(std::size_t from);
+  /// How long the guest stood still at most since report number `from`, by the host's stamps: the
+  /// longest time without a report, less the usual one, in which a guest works.
+  [[nodiscard]] std::chrono::milliseconds longest_still(std::size_t from);
   /// The guest runs, QEMU is at rest with COLO off, and reports keep coming without a defect or a
   /// gap of `gap_max`.
   void expect_runs_on(std::chrono::milliseconds gap_max = std::chrono::seconds(5));
