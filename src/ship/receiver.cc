@@ -1,10 +1,8 @@
 #include "ship/receiver.h"
 
 #include <fmt/format.h>
-#include <poll.h>
 #include <spdlog/spdlog.h>
 
-#include <system_error>
 #include <utility>
 
 #include "format/wire.h"
@@ -16,7 +14,6 @@ namespace {
 using format::RecordType;
 
 constexpr std::chrono::milliseconds kReplyWithin{5000};
-constexpr std::chrono::milliseconds kReapEvery{1000};
 constexpr std::chrono::milliseconds kLastWordsPatience{1000};
 // The accepting thread's, which must not be kept.
 constexpr std::chrono::milliseconds kAcceptorsPatience{50};
@@ -52,69 +49,37 @@ Result<std::unique_ptr<Receiver>> Receiver::listen(const io::TcpAddress& address
 }
 
 Receiver::Receiver(UniqueFd listener, std::uint16_t port, EpochSink& sink, ReceiverOptions options)
-    : listener_(std::move(listener)), port_(port), sink_(sink), options_(options) {}
+    : listener_(std::move(listener)),
+      port_(port),
+      sink_(sink),
+      options_(options),
+      connections_(
+          options.connections_max, [this](UniqueFd fd) { serve_connection(std::move(fd)); },
+          [most = options.connections_max](UniqueFd fd) {
+            RecordChannel channel(std::move(fd));
+            refuse(channel,
+                   Error{Errc::in_use, fmt::format("the store already serves {} connections, or "
+                                                   "its host has no thread for another",
+                                                   most)},
+                   kAcceptorsPatience);
+          }) {}
 
-Receiver::~Receiver() {
-  for (Connection& connection : connections_) connection.channel->shut_down();
-  for (Connection& connection : connections_) connection.thread.join();
-}
+Status Receiver::serve(int wake_fd) { return connections_.accept_from(listener_.get(), wake_fd); }
 
-Status Receiver::serve(int wake_fd) {
-  for (;;) {
-    VMSHADOW_ASSIGN(
-        auto fd, io::accept_connection(listener_.get(), wake_fd, io::deadline_after(kReapEvery)));
-    reap_finished();
-    if (fd) {
-      add_connection(std::move(*fd));
-    } else if (io::wait_for(wake_fd, POLLIN, io::deadline_after({}))) {
-      return {};
-    }
+void Receiver::serve_connection(UniqueFd fd) const {
+  const std::string peer = io::peer_text(fd.get());
+  RecordChannel channel(std::move(fd));
+  const auto status = serve_session(channel, peer);
+  if (status) return;
+  if (status.error().code != Errc::closed) {
+    spdlog::warn("{}: {}", peer, status.error().message);
+    refuse(channel, status.error(), kLastWordsPatience);
+  } else {
+    spdlog::info("{}: {}", peer, status.error().message);
   }
 }
 
-void Receiver::add_connection(UniqueFd fd) {
-  if (connections_.size() >= options_.connections_max) {
-    RecordChannel channel(std::move(fd));
-    refuse(channel,
-           Error{Errc::in_use,
-                 fmt::format("the store already serves {} connections", options_.connections_max)},
-           kAcceptorsPatience);
-    return;
-  }
-  Connection& connection = connections_.emplace_back();
-  connection.peer = io::peer_text(fd.get());
-  connection.channel = std::make_unique<RecordChannel>(std::move(fd));
-  try {
-    connection.thread = std::thread([this, &connection] { serve_connection(connection); });
-  } catch (const std::system_error& error) {
-    spdlog::warn("{}: no thread for this connection: {}", connection.peer, error.what());
-    connections_.pop_back();
-  }
-}
-
-void Receiver::reap_finished() {
-  connections_.remove_if([](Connection& connection) {
-    if (!connection.done) return false;
-    connection.thread.join();
-    return true;
-  });
-}
-
-void Receiver::serve_connection(Connection& connection) {
-  if (auto status = serve_session(connection); !status) {
-    if (status.error().code != Errc::closed) {
-      spdlog::warn("{}: {}", connection.peer, status.error().message);
-      refuse(*connection.channel, status.error(), kLastWordsPatience);
-    } else {
-      spdlog::info("{}: {}", connection.peer, status.error().message);
-    }
-  }
-  connection.channel->shut_down();
-  connection.done = true;
-}
-
-Status Receiver::serve_session(Connection& connection) {
-  RecordChannel& channel = *connection.channel;
+Status Receiver::serve_session(RecordChannel& channel, const std::string& peer) const {
   VMSHADOW_ASSIGN(
       const RecordChannel::Record greeting,
       channel.read(io::deadline_after(options_.hello_within), format::kWireBodyBytesMax));
@@ -126,10 +91,10 @@ Status Receiver::serve_session(Connection& connection) {
   const VmId vm = vm_id(hello.vm_name);
   if (greeting.prefix.head.vm != vm) return fail(Errc::protocol, "the hello contradicts itself");
 
-  VMSHADOW_ASSIGN(const auto session, sink_.open_session(hello.vm_name, connection.peer));
+  VMSHADOW_ASSIGN(const auto session, sink_.open_session(hello.vm_name, peer));
   const Generation generation = session->generation();
-  spdlog::info("{}: VM '{}' is protected, generation {}, from epoch {}", connection.peer,
-               hello.vm_name, generation.value, session->next_epoch().value);
+  spdlog::info("{}: VM '{}' is protected, generation {}, from epoch {}", peer, hello.vm_name,
+               generation.value, session->next_epoch().value);
   const auto welcome = make_record({RecordType::welcome, 0, vm, generation, session->next_epoch()},
                                    format::Welcome{version, 0, generation, session->next_epoch()});
   VMSHADOW_TRY(channel.write(welcome, io::deadline_after(kReplyWithin)));

@@ -7,18 +7,16 @@
 //                        └──────────── refusal, closed ◄──────┘
 #pragma once
 
-#include <atomic>
 #include <chrono>
 #include <cstdint>
-#include <list>
 #include <memory>
 #include <string>
-#include <thread>
 
 #include <vmshadow/epoch_sink.h>
 #include <vmshadow/result.h>
 
 #include "base/unique_fd.h"
+#include "io/connection_threads.h"
 #include "io/socket.h"
 #include "ship/record_channel.h"
 
@@ -37,25 +35,16 @@ class Receiver {
   [[nodiscard]] static Result<std::unique_ptr<Receiver>> listen(const io::TcpAddress& address,
                                                                 EpochSink& sink,
                                                                 ReceiverOptions options = {});
-  /// Ends all connections and waits for their threads.
-  ~Receiver();
 
   [[nodiscard]] std::uint16_t port() const { return port_; }
   /// Accepts until `wake_fd` becomes readable. Errors only of the listening socket itself.
+  /// Sessions go on until the receiver is destroyed, which ends them.
   [[nodiscard]] Status serve(int wake_fd);
 
  private:
-  struct Connection {
-    std::unique_ptr<RecordChannel> channel;
-    std::string peer;
-    std::atomic<bool> done{false};
-    std::thread thread;
-  };
   Receiver(UniqueFd listener, std::uint16_t port, EpochSink& sink, ReceiverOptions options);
-  void add_connection(UniqueFd fd);
-  void reap_finished();
-  void serve_connection(Connection& connection);
-  [[nodiscard]] Status serve_session(Connection& connection);
+  void serve_connection(UniqueFd fd) const;
+  [[nodiscard]] Status serve_session(RecordChannel& channel, const std::string& peer) const;
   /// Answers a base_query: the label that the session's records may carry besides its generation.
   [[nodiscard]] Result<std::optional<Generation>> answer_base_query(RecordChannel& channel,
                                                                     const VmId& vm, ByteSpan body,
@@ -65,7 +54,7 @@ class Receiver {
   const std::uint16_t port_;
   EpochSink& sink_;
   const ReceiverOptions options_;
-  std::list<Connection> connections_;  // of the serving thread
+  io::ConnectionThreads connections_;
 };
 
 }  // namespace vmshadow::ship

@@ -84,6 +84,18 @@ Result<std::pair<UniqueFd, UniqueFd>> make_pipe() {
 
 }  // namespace
 
+bool in_path(const std::string& program) {
+  if (program.find('/') != std::string::npos) return ::access(program.c_str(), X_OK) == 0;
+  const char* path = std::getenv("PATH");
+  std::string rest = path != nullptr ? path : "";
+  while (!rest.empty()) {
+    const std::size_t colon = rest.find(':');
+    if (::access((rest.substr(0, colon) + "/" + program).c_str(), X_OK) == 0) return true;
+    rest = colon == std::string::npos ? "" : rest.substr(colon + 1);
+  }
+  return false;
+}
+
 std::string ExitStatus::text() const {
   return signal != 0 ? fmt::format("signal {}", signal) : fmt::format("exit code {}", code);
 }

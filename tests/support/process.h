@@ -32,6 +32,9 @@ struct ProcessOptions {
   bool stdin_null = true;
 };
 
+/// True if such a program can be started: looked up in PATH, unless it names a folder.
+[[nodiscard]] bool in_path(const std::string& program);
+
 class Process {
  public:
   /// Errc::not_found and friends if the program cannot be started: known at once.

@@ -66,18 +66,6 @@ bool processor_virtualizes() {
   return false;
 }
 
-bool in_path(const std::string& program) {
-  if (program.find('/') != std::string::npos) return ::access(program.c_str(), X_OK) == 0;
-  const char* path = std::getenv("PATH");
-  std::string rest = path != nullptr ? path : "";
-  while (!rest.empty()) {
-    const std::size_t colon = rest.find(':');
-    if (::access((rest.substr(0, colon) + "/" + program).c_str(), X_OK) == 0) return true;
-    rest = colon == std::string::npos ? "" : rest.substr(colon + 1);
-  }
-  return false;
-}
-
 // Enters command mode on a monitor and leaves again.
 Status ask_monitor(const std::string& path, io::Deadline deadline) {
   VMSHADOW_ASSIGN(const UniqueFd monitor, io::connect_unix(path, deadline));

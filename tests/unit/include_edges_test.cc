@@ -32,6 +32,7 @@ const std::map<std::string, Folders>& allowed_edges() {
         {"format", {"base"}},
         {"delta", {"base", "format"}},
         {"crypt", {"base", "format"}},
+        {"nbd", {"base", "io"}},
         {"qmp", {"base", "io"}},
         {"capture", {"base", "io", "qmp"}},
         {"ship", {"base", "io", "format", "delta"}},
