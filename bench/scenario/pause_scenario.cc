@@ -42,9 +42,12 @@ class PauseScenario final : public Scenario {
 void PauseScenario::add_options(CLI::App& command) {
   std::vector<std::string> guests;
   std::vector<unsigned> pages;
+  const auto add_new = [](auto& list, const auto& value) {
+    if (std::find(list.begin(), list.end(), value) == list.end()) list.push_back(value);
+  };
   for (const PauseCase& which : all_pause_cases()) {
-    guests.push_back(which.kind());
-    pages.push_back(which.pages);
+    add_new(guests, which.kind());
+    add_new(pages, which.pages);
   }
   const std::vector<std::string> parts(std::begin(kPauseParts), std::end(kPauseParts));
   command.add_option("--only", only_, "these parts alone")

@@ -18,14 +18,17 @@ struct BlockExtent {
   bool operator==(const BlockExtent&) const = default;
 };
 
-/// Called by several threads at once. Every range is within bytes() and not empty: the caller has
-/// checked. What may be the fault of whoever asked is answered with Errc::no_space, ::permission or
+/// Called by several threads at once. Every range is within bytes(), aligned to block_bytes() and
+/// not empty: the caller has checked. What may be the fault of whoever asked is answered with
+/// Errc::no_space, ::permission or
 /// ::unsupported; anything else reaches the guest as an I/O error.
 class BlockDevice {
  public:
   virtual ~BlockDevice() = default;
 
   [[nodiscard]] virtual std::uint64_t bytes() const = 0;
+  /// Every range is a multiple of it: a power of two.
+  [[nodiscard]] virtual std::uint32_t block_bytes() const { return 1; }
   /// Then nothing is called that changes it.
   [[nodiscard]] virtual bool read_only() const = 0;
   [[nodiscard]] virtual Status read(std::uint64_t offset, MutableByteSpan into) = 0;

@@ -188,7 +188,7 @@ Result<Negotiation::Next> Negotiation::inform(Option option, ByteSpan data) {
     std::vector<std::byte> info;
     if (*wanted == kInfoBlockSize) {
       InfoBlockSize sizes;
-      sizes.smallest = 1;
+      sizes.smallest = found->device->block_bytes();
       sizes.preferred = kPreferredBlockBytes;
       sizes.largest = kPayloadBytesMax;
       append(info, bytes_of(sizes));

@@ -126,6 +126,10 @@ WireError Transmission::objection(const Request& request) const {
   if ((flags & ~known) != 0) return WireError::invalid;
   if (changes && device_.read_only()) return WireError::permission;
   if (bytes == 0) return WireError::invalid;
+  if (const std::uint32_t block = device_.block_bytes();
+      offset % block != 0 || bytes % block != 0) {
+    return WireError::invalid;
+  }
   if (offset > size || bytes > size - offset) {
     return changes ? WireError::no_space : WireError::invalid;
   }

@@ -6,11 +6,15 @@
 #include <sys/eventfd.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cstring>
 #include <fstream>
+#include <optional>
 #include <thread>
 
+#include "capture/disk_target.h"
 #include "nbd/server.h"
+#include "qmp/session.h"
 #include "support/fault_rig.h"
 #include "support/memory_device.h"
 #include "support/prerequisite.h"
@@ -161,6 +165,154 @@ TEST_F(NbdClients, TheDevicesErrorsReachThem) {
   const Ran ran =
       must(run_program({"qemu-io", "-f", "raw", "-c", "write 0 4k", uri("disk0")}, kWithin));
   EXPECT_THAT(ran.out + ran.err, HasSubstr("No space left on device"));
+}
+
+// ---- as the target of a mirror
+
+/// A QEMU with a disk and no machine; "guests" are clients of its own NBD export of the disk.
+class MirroredDisk {
+ public:
+  MirroredDisk(const std::string& image, std::size_t held_pages_max)
+      : target_(std::make_shared<capture::DiskTarget>(kDiskBytes, held_pages_max)),
+        wake_(::eventfd(0, EFD_CLOEXEC)),
+        server_(must(nbd::Server::listen(folder_.file("target"), {{"disk0", "", target_}}))),
+        thread_([this] { EXPECT_TRUE(server_->serve(wake_.get())); }) {
+    ProcessOptions options;
+    options.argv = {"qemu-system-x86_64",
+                    "-machine",
+                    "none",
+                    "-nodefaults",
+                    "-display",
+                    "none",
+                    "-qmp",
+                    fmt::format("unix:{},server=on,wait=off", folder_.file("qmp")),
+                    "-blockdev",
+                    fmt::format("driver=file,node-name=file,filename={}", image),
+                    "-blockdev",
+                    "driver=raw,node-name=disk,file=file"};
+    options.stderr_file = folder_.file("messages");
+    qemu_.emplace(must(Process::spawn(options)));
+    wait_until([&] {
+      auto session = qmp::Session::connect(folder_.file("qmp"));
+      if (session) session_ = *std::move(session);
+      return session_ != nullptr;
+    });
+    execute("nbd-server-start",
+            {{"addr", {{"type", "unix"}, {"data", {{"path", folder_.file("source")}}}}}});
+    execute("block-export-add", {{"type", "nbd"},
+                                 {"id", "guest"},
+                                 {"node-name", "disk"},
+                                 {"name", "disk"},
+                                 {"writable", true}});
+    execute("blockdev-add", {{"driver", "nbd"},
+                             {"node-name", "target"},
+                             {"export", "disk0"},
+                             {"reconnect-delay", 0},
+                             {"server", {{"type", "unix"}, {"path", folder_.file("target")}}}});
+    execute("blockdev-mirror", {{"job-id", "mirror"},
+                                {"device", "disk"},
+                                {"target", "target"},
+                                {"sync", "full"},
+                                {"copy-mode", "write-blocking"},
+                                {"on-target-error", "report"}});
+  }
+  ~MirroredDisk() {
+    session_.reset();
+    qemu_.reset();
+    const std::uint64_t one = 1;
+    EXPECT_EQ(::write(wake_.get(), &one, sizeof one), 8);
+    thread_.join();
+  }
+
+  [[nodiscard]] capture::DiskTarget& target() { return *target_; }
+  [[nodiscard]] bool mirror_exists() { return !execute("query-block-jobs", {}).empty(); }
+  void wait_until_ready() {
+    wait_until([&] {
+      const auto jobs = execute("query-block-jobs", nlohmann::json::object());
+      return !jobs.empty() && jobs.at(0).at("ready").get<bool>();
+    });
+  }
+  /// What a guest would do, as qemu-io's commands; they must succeed.
+  void guest_does(const std::vector<std::string>& commands) {
+    std::vector<std::string> argv{"qemu-io", "-f", "raw"};
+    for (const std::string& command : commands) argv.insert(argv.end(), {"-c", command});
+    argv.push_back(fmt::format("nbd+unix:///disk?socket={}", folder_.file("source")));
+    const Ran ran = must(run_program(argv, kWithin));
+    EXPECT_TRUE(ran.status.success()) << ran.err;
+    EXPECT_THAT(ran.out, ::testing::Not(HasSubstr("failed")));
+  }
+
+ private:
+  nlohmann::json execute(const std::string& command, const nlohmann::json& arguments) {
+    return must(
+        session_->execute(command, arguments.is_null() ? nlohmann::json::object() : arguments));
+  }
+
+  TempDir folder_;
+  std::shared_ptr<capture::DiskTarget> target_;
+  UniqueFd wake_;
+  std::unique_ptr<nbd::Server> server_;
+  std::thread thread_;
+  std::optional<Process> qemu_;
+  std::unique_ptr<qmp::Session> session_;
+};
+
+/// Writes what a cut holds over `disk`.
+void lay_over(const capture::WrittenPages& written, std::string& disk) {
+  written.zeroes().for_each([&](capture::PageRange run) {
+    std::fill_n(disk.begin() + static_cast<std::ptrdiff_t>(run.first * kPageBytes),
+                run.pages() * kPageBytes, '\0');
+  });
+  for (const PageNumber page : written.pages()) {
+    std::memcpy(disk.data() + page.value * kPageBytes, written.content(page).data(), kPageBytes);
+  }
+}
+
+std::string text_of_file(const std::string& path) {
+  std::ifstream file(path, std::ios::binary);
+  return {std::istreambuf_iterator<char>(file), {}};
+}
+
+TEST_F(NbdClients, AMirrorsTargetHoldsTheDiskAndThenEachWrite) {
+  VMSHADOW_REQUIRE(have("qemu-system-x86_64"));
+  const std::string image = sparse_image();
+  MirroredDisk mirrored(image, kDiskBytes / kPageBytes);
+  mirrored.wait_until_ready();
+  capture::WrittenPages whole = mirrored.target().cut();
+  std::string shadow(kDiskBytes, 'x');
+  EXPECT_TRUE(whole.incomplete().empty());
+  EXPECT_EQ(whole.content_pages() + whole.zero_pages(), kDiskBytes / kPageBytes);
+  lay_over(whole, shadow);
+  EXPECT_TRUE(shadow == text_of_file(image));
+
+  mirrored.guest_does({"write -P 0x11 1M 64k", "write -P 0x22 2M 512", "write -z 3M 8k",
+                       "discard 4M 64k", "flush"});
+  capture::WrittenPages first = mirrored.target().cut();
+  EXPECT_EQ(first.incomplete(), std::vector<PageNumber>{PageNumber{(2 << 20) / kPageBytes}});
+  EXPECT_EQ(first.content_pages(), 17U);
+  mirrored.guest_does({"write -P 0x33 1M 4k"});
+  mirrored.target().put_back(std::move(first));
+  capture::WrittenPages both = mirrored.target().cut();
+  const std::string disk = text_of_file(image);
+  for (const PageNumber page : both.incomplete()) {
+    both.complete(page,
+                  std::as_bytes(std::span(disk)).subspan(page.value * kPageBytes, kPageBytes));
+  }
+  lay_over(both, shadow);
+  EXPECT_TRUE(shadow == disk);
+  EXPECT_TRUE(mirrored.mirror_exists());
+}
+
+TEST_F(NbdClients, ATargetThatIsFullEndsTheMirrorAndNotTheGuestsWrites) {
+  VMSHADOW_REQUIRE(have("qemu-system-x86_64"));
+  const std::string image = sparse_image();
+  MirroredDisk mirrored(image, 256);
+  mirrored.wait_until_ready();
+  static_cast<void>(mirrored.target().cut());
+  mirrored.guest_does({"write -P 0x11 1M 2M", "write -P 0x12 4M 64k", "read -P 0x11 1M 2M"});
+  EXPECT_TRUE(mirrored.target().overflowed());
+  wait_until([&] { return !mirrored.mirror_exists(); });
+  mirrored.guest_does({"write -P 0x13 0 4k", "read -P 0x13 0 4k"});
 }
 
 }  // namespace

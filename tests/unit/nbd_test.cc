@@ -280,6 +280,35 @@ TEST_F(NbdTest, WhatCannotBeFollowedEndsTheConversation) {
   EXPECT_EQ(text_of(disk_->content(), 0, 5), std::string(5, '\0'));
 }
 
+TEST_F(NbdTest, RangesKeepToTheDevicesBlocks) {
+  class Blocks final : public BlockDevice {
+   public:
+    [[nodiscard]] std::uint64_t bytes() const override { return kDiskBytes; }
+    [[nodiscard]] std::uint32_t block_bytes() const override { return 512; }
+    [[nodiscard]] bool read_only() const override { return false; }
+    [[nodiscard]] Status read(std::uint64_t, MutableByteSpan) override { return {}; }
+    [[nodiscard]] Status write(std::uint64_t, ByteSpan) override { return {}; }
+    [[nodiscard]] Status write_zeroes(std::uint64_t, std::uint64_t, bool) override { return {}; }
+    [[nodiscard]] Status trim(std::uint64_t, std::uint64_t) override { return {}; }
+    [[nodiscard]] Status flush() override { return {}; }
+  };
+  exports_ = {{"disk0", "", std::make_shared<Blocks>()}};
+  NbdScript script;
+  script.choose(Option::go, "disk0", {kInfoBlockSize})
+      .request(Command::trim, 512, 512)
+      .request(Command::trim, 256, 512)
+      .request(Command::trim, 512, 256)
+      .disconnect();
+  ASSERT_TRUE(converse(script));
+  option_answer(Option::go, OptionReply::info);
+  EXPECT_EQ(option_answer(Option::go, OptionReply::info).substr(2, 4),
+            NbdScript::number(be32(512)));
+  option_answer(Option::go, OptionReply::ack);
+  take_simple_reply(1);
+  take_simple_reply(2, WireError::invalid);
+  take_simple_reply(3, WireError::invalid);
+}
+
 // ---- connections
 
 class RunningServer {

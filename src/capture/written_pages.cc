@@ -1,0 +1,133 @@
+#include "capture/written_pages.h"
+
+#include <algorithm>
+#include <cstring>
+#include <utility>
+
+#include "base/assert.h"
+
+namespace vmshadow::capture {
+
+template <class Part>
+void WrittenPages::split(std::uint64_t offset, std::uint64_t bytes, const Part& part) {
+  VMSHADOW_ASSERT(offset % kSectorBytes == 0 && bytes % kSectorBytes == 0);
+  while (bytes > 0) {
+    const std::uint64_t within = offset % kPageBytes;
+    const std::uint64_t here = std::min(bytes, kPageBytes - within);
+    part(offset / kPageBytes, within, here);
+    offset += here;
+    bytes -= here;
+  }
+}
+
+std::uint8_t WrittenPages::sectors(std::uint64_t first_byte, std::uint64_t bytes) {
+  const unsigned count = static_cast<unsigned>(bytes / kSectorBytes);
+  return static_cast<std::uint8_t>(((1U << count) - 1) << (first_byte / kSectorBytes));
+}
+
+WrittenPages::Page& WrittenPages::page_for_change(std::uint64_t page) {
+  const auto [at, is_new] = pages_.try_emplace(page);
+  if (is_new) {
+    at->second.content = std::make_unique<std::array<std::byte, kPageBytes>>();  // zeroes
+    if (zeroes_.contains(page)) {
+      zeroes_.remove({page, page + 1});
+      at->second.known = kAll;
+    }
+  }
+  return at->second;
+}
+
+void WrittenPages::write(std::uint64_t offset, ByteSpan from) {
+  split(offset, from.size(), [&](std::uint64_t number, std::uint64_t within, std::uint64_t bytes) {
+    Page& page = page_for_change(number);
+    std::memcpy(page.content->data() + within, from.data(), bytes);
+    page.known |= sectors(within, bytes);
+    from = from.subspan(bytes);
+  });
+}
+
+void WrittenPages::zero(std::uint64_t offset, std::uint64_t bytes) {
+  VMSHADOW_ASSERT(offset % kSectorBytes == 0 && bytes % kSectorBytes == 0);
+  const std::uint64_t end = offset + bytes;
+  const PageRange whole{(offset + kPageBytes - 1) / kPageBytes, end / kPageBytes};
+  const auto zero_part = [&](std::uint64_t from, std::uint64_t to) {
+    split(from, to - from, [&](std::uint64_t number, std::uint64_t within, std::uint64_t count) {
+      if (zeroes_.contains(number)) return;
+      Page& page = page_for_change(number);
+      std::memset(page.content->data() + within, 0, count);
+      page.known |= sectors(within, count);
+    });
+  };
+  if (whole.first >= whole.end) return zero_part(offset, end);
+  zero_part(offset, whole.first * kPageBytes);
+  zero_whole(whole);
+  zero_part(whole.end * kPageBytes, end);
+}
+
+void WrittenPages::zero_whole(PageRange range) {
+  if (range.pages() < pages_.size()) {
+    for (std::uint64_t page = range.first; page < range.end; ++page) pages_.erase(page);
+  } else {
+    std::erase_if(pages_, [&](const auto& entry) {
+      return entry.first >= range.first && entry.first < range.end;
+    });
+  }
+  zeroes_.add(range);
+}
+
+void WrittenPages::fill(Page& page, ByteSpan content, std::uint8_t known) {
+  for (unsigned sector = 0; sector < kSectors; ++sector) {
+    const auto bit = static_cast<std::uint8_t>(1U << sector);
+    if ((page.known & bit) != 0 || (known & bit) == 0) continue;
+    std::memcpy(page.content->data() + sector * kSectorBytes,
+                content.data() + sector * kSectorBytes, kSectorBytes);
+  }
+  page.known |= known;
+}
+
+void WrittenPages::merge_older(WrittenPages&& older) {
+  for (auto& [number, page] : older.pages_) {
+    if (zeroes_.contains(number)) continue;
+    const auto [at, is_new] = pages_.try_emplace(number, std::move(page));
+    if (!is_new) fill(at->second, *page.content, page.known);
+  }
+  // Newer pages that are not whole stand on zeroes; the rest of the older zeroes are as they were.
+  PageRanges still_zero = std::exchange(older.zeroes_, {});
+  for (auto& [number, page] : pages_) {
+    if (!still_zero.contains(number)) continue;
+    still_zero.remove({number, number + 1});
+    page.known = kAll;  // what was not known is zeroes in it
+  }
+  still_zero.for_each([&](PageRange range) { zeroes_.add(range); });
+  older.pages_.clear();
+}
+
+std::vector<PageNumber> WrittenPages::incomplete() const {
+  std::vector<PageNumber> numbers;
+  for (const auto& [number, page] : pages_) {
+    if (page.known != kAll) numbers.emplace_back(number);
+  }
+  std::sort(numbers.begin(), numbers.end());
+  return numbers;
+}
+
+void WrittenPages::complete(PageNumber page, ByteSpan content) {
+  VMSHADOW_ASSERT(content.size() == kPageBytes);
+  if (const auto at = pages_.find(page.value); at != pages_.end()) fill(at->second, content, kAll);
+}
+
+std::vector<PageNumber> WrittenPages::pages() const {
+  std::vector<PageNumber> numbers;
+  numbers.reserve(pages_.size());
+  for (const auto& [number, page] : pages_) numbers.emplace_back(number);
+  std::sort(numbers.begin(), numbers.end());
+  return numbers;
+}
+
+ByteSpan WrittenPages::content(PageNumber page) const {
+  const auto at = pages_.find(page.value);
+  VMSHADOW_ASSERT(at != pages_.end());
+  return *at->second.content;
+}
+
+}  // namespace vmshadow::capture
