@@ -2,6 +2,7 @@
 // apart.
 #pragma once
 
+#include <algorithm>
 #include <cstring>
 #include <span>
 #include <string>
@@ -90,7 +91,7 @@ class ScriptedStream final : public nbd::ByteStream {
 
   [[nodiscard]] Status read(MutableByteSpan into) override {
     if (into.size() > script_.size()) return fail(Errc::closed, "the script ends");
-    std::memcpy(into.data(), script_.data(), into.size());
+    std::copy_n(script_.begin(), into.size(), into.begin());
     script_ = script_.subspan(into.size());
     return {};
   }
