@@ -5,9 +5,9 @@
 // same reason: what the guest flushed is durable on its own disk, and what is in the shadow is told
 // by the epochs' commits.
 //
-// What may be held is bounded. Past that the target refuses, and goes on refusing until it is
-// emptied: QEMU then ends the mirror (on-target-error=report), the guest's write succeeds on its
-// own disk, and the disk has to be synchronised again.
+// What may be held is bounded. Past that the target refuses, and goes on refusing until restart():
+// QEMU then ends the mirror (on-target-error=report), the guest's write succeeds on its own disk,
+// and the disk has to be synchronised again.
 #pragma once
 
 #include <atomic>
@@ -24,7 +24,7 @@ namespace vmshadow::capture {
 class DiskTarget final : public BlockDevice {
  public:
   /// `disk_bytes`: a multiple of WrittenPages::kSectorBytes. At most `held_pages_max` pages with
-  /// content wait for a cut.
+  /// content (or as many bytes of runs of zeroes) wait for a cut; what a cut took is not counted.
   DiskTarget(std::uint64_t disk_bytes, std::size_t held_pages_max);
 
   [[nodiscard]] std::uint64_t bytes() const override { return disk_bytes_; }
@@ -40,15 +40,24 @@ class DiskTarget final : public BlockDevice {
   [[nodiscard]] Status trim(std::uint64_t offset, std::uint64_t bytes) override;
   [[nodiscard]] Status flush() override { return {}; }
 
+  struct Cut {
+    WrittenPages written;
+    bool whole = false;  ///< false: a write was refused, and this is not all that the guest wrote
+  };
   /// All that was written since the cut before. To be called while the guest stands still and its
-  /// writes are drained.
-  [[nodiscard]] WrittenPages cut();
-  /// What a cut took and could not be used: part of the next one again.
+  /// writes are drained; what the pages do not know is to be read then too.
+  [[nodiscard]] Cut cut();
+  /// What a cut took and could not be used: part of the next one again. Holds the guest's writes up
+  /// for what was written meanwhile only.
   void put_back(WrittenPages&& taken);
-  /// True once a write was refused: what is here is not all that the guest wrote.
+  /// Empty, for a mirror that begins anew.
+  void restart();
   [[nodiscard]] bool overflowed() const { return overflowed_; }
 
  private:
+  /// For a change that may touch `pages` pages in part or with content.
+  [[nodiscard]] Status make_sure_of_room(std::size_t pages);
+
   const std::uint64_t disk_bytes_;
   const std::size_t held_pages_max_;
   std::mutex mutex_;

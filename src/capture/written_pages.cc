@@ -85,21 +85,23 @@ void WrittenPages::fill(Page& page, ByteSpan content, std::uint8_t known) {
   page.known |= known;
 }
 
-void WrittenPages::merge_older(WrittenPages&& older) {
-  for (auto& [number, page] : older.pages_) {
-    if (zeroes_.contains(number)) continue;
-    const auto [at, is_new] = pages_.try_emplace(number, std::move(page));
-    if (!is_new) fill(at->second, *page.content, page.known);
+void WrittenPages::merge_newer(WrittenPages&& newer) {
+  newer.zeroes_.for_each([&](PageRange range) { zero_whole(range); });
+  for (auto& [number, page] : newer.pages_) {
+    if (page.known != kAll) {
+      Page& here = page_for_change(number);
+      fill(page, *here.content, here.known);
+    }
+    zeroes_.remove({number, number + 1});
+    pages_.insert_or_assign(number, std::move(page));
   }
-  // Newer pages that are not whole stand on zeroes; the rest of the older zeroes are as they were.
-  PageRanges still_zero = std::exchange(older.zeroes_, {});
-  for (auto& [number, page] : pages_) {
-    if (!still_zero.contains(number)) continue;
-    still_zero.remove({number, number + 1});
-    page.known = kAll;  // what was not known is zeroes in it
-  }
-  still_zero.for_each([&](PageRange range) { zeroes_.add(range); });
-  older.pages_.clear();
+  newer = {};
+}
+
+void WrittenPages::end_at(std::uint64_t disk_bytes) {
+  const std::uint64_t within = disk_bytes % kPageBytes;
+  const auto at = within == 0 ? pages_.end() : pages_.find(disk_bytes / kPageBytes);
+  if (at != pages_.end()) at->second.known |= sectors(within, kPageBytes - within);
 }
 
 std::vector<PageNumber> WrittenPages::incomplete() const {

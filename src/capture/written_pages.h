@@ -27,13 +27,17 @@ class WrittenPages {
   /// Both in bytes from the disk's start.
   void write(std::uint64_t offset, ByteSpan from);
   void zero(std::uint64_t offset, std::uint64_t bytes);
-  /// What was written before all that is here; nothing of it is left.
-  void merge_older(WrittenPages&& older);
+  /// What was written after all that is here. Costs follow what is newer, not what is here; but
+  /// for zeroes over more pages than are here.
+  void merge_newer(WrittenPages&& newer);
+  /// What a page has past the disk's end is zeroes, and known.
+  void end_at(std::uint64_t disk_bytes);
 
   /// The pages of which some sectors are not known, in ascending order.
   [[nodiscard]] std::vector<PageNumber> incomplete() const;
-  /// Takes from `content`, the whole page as it is on the disk, what is not known here. A page
-  /// that was not written, or is complete, stays as it is.
+  /// Takes from `content`, the whole page as it is on the disk, what is not known here. To be read
+  /// while the guest stands still at the cut: later, the disk is newer than the epoch. A page that
+  /// was not written, or is complete, stays as it is.
   void complete(PageNumber page, ByteSpan content);
 
   [[nodiscard]] bool empty() const { return pages_.empty() && zeroes_.empty(); }

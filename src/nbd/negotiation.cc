@@ -21,8 +21,8 @@ constexpr int kOptionsMax = 1024;
 constexpr std::size_t kReservedBytes = 124;
 constexpr std::uint32_t kPreferredBlockBytes = 65536;
 
-std::uint16_t flags_of(const BlockDevice& device) {
-  const int common = kHasFlags | kSendFlush | kSendDf | kCanMultiConn;
+std::uint16_t flags_of(const BlockDevice& device, bool structured) {
+  const int common = kHasFlags | kSendFlush | kCanMultiConn | (structured ? kSendDf : 0);
   const int flags =
       common | (device.read_only() ? kReadOnly : kSendFua | kSendTrim | kSendWriteZeroes);
   return static_cast<std::uint16_t>(flags);
@@ -161,7 +161,7 @@ Result<Negotiation::Next> Negotiation::choose_by_name(ByteSpan data) {
   }
   std::vector<std::byte> answer;
   append(answer, bytes_of(be64(chosen_->device->bytes())));
-  append(answer, bytes_of(be16(flags_of(*chosen_->device))));
+  append(answer, bytes_of(be16(flags_of(*chosen_->device, structured_))));
   if (!no_zeroes_) answer.resize(answer.size() + kReservedBytes);
   VMSHADOW_TRY(stream_.write(answer));
   return Next::transmission;
@@ -182,7 +182,7 @@ Result<Negotiation::Next> Negotiation::inform(Option option, ByteSpan data) {
   }
   InfoExport size;
   size.bytes = found->device->bytes();
-  size.flags = flags_of(*found->device);
+  size.flags = flags_of(*found->device, structured_);
   VMSHADOW_TRY(reply(option, OptionReply::info, bytes_of(size)));
   while (const auto wanted = rest.take<be16>()) {
     std::vector<std::byte> info;

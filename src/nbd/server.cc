@@ -42,11 +42,12 @@ Server::Server(UniqueFd listener, std::vector<Export> exports, ServerOptions opt
 Status Server::serve(int wake_fd) { return connections_.accept_from(listener_.get(), wake_fd); }
 
 void Server::serve_connection(UniqueFd fd) const {
+  const std::string peer = io::peer_text(fd.get());
   SocketStream stream(fd.get(), io::deadline_after(options_.handshake_within),
                       options_.reply_within);
   const auto done = converse(stream, exports_);
   if (done || done.error().code == Errc::closed) return;
-  spdlog::warn("NBD client {}: {}", io::peer_text(fd.get()), done.error().message);
+  spdlog::warn("NBD client {}: {}", peer, done.error().message);
 }
 
 }  // namespace vmshadow::nbd

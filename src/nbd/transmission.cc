@@ -15,8 +15,10 @@ namespace {
 
 /// Descriptors in one answer about block status: the client asks again for the rest.
 constexpr std::size_t kDescriptorsMax = 4096;
-/// Of an error's text.
-constexpr std::size_t kErrorTextBytesMax = 1024;
+/// Of an error's text. QEMU 7.2 hangs up on an error chunk of more than 1000 bytes.
+constexpr std::size_t kErrorTextBytesMax = 256;
+/// What a connection keeps of its buffer when it has served a longer request.
+constexpr std::size_t kKeptBytes = std::size_t{1} << 20;
 
 WireError wire_error(Errc code) {
   switch (code) {
@@ -59,8 +61,7 @@ class Transmission {
   ByteStream& stream_;
   BlockDevice& device_;
   const Agreement& agreement_;
-  std::vector<std::byte> payload_;  // of a write
-  std::vector<std::byte> reply_;    // head and data of a read
+  std::vector<std::byte> buffer_;  // of a write, its payload; of a read, head and data
 };
 
 Status Transmission::run() {
@@ -71,6 +72,7 @@ Status Transmission::run() {
     }
     if (request.command.get() == static_cast<std::uint16_t>(Command::disconnect)) return {};
     VMSHADOW_TRY(serve(request));
+    if (buffer_.size() > kKeptBytes) buffer_ = {};
   }
 }
 
@@ -100,7 +102,8 @@ WireError Transmission::objection(const Request& request) const {
   bool changes = false;
   switch (static_cast<Command>(request.command.get())) {
     case Command::read:
-      known = kCommandFua | kCommandDf;
+      known = kCommandFua;
+      if (agreement_.structured) known |= kCommandDf;
       if (bytes > kPayloadBytesMax) {
         return agreement_.structured ? WireError::overflow : WireError::invalid;
       }
@@ -141,8 +144,8 @@ Status Transmission::take_payload(const Request& request) {
     return fail(Errc::protocol,
                 fmt::format("a write of {} bytes, over {}", request.bytes.get(), kPayloadBytesMax));
   }
-  if (payload_.size() < request.bytes.get()) payload_.resize(request.bytes.get());
-  return stream_.read(std::span(payload_).first(request.bytes.get()));
+  if (buffer_.size() < request.bytes.get()) buffer_.resize(request.bytes.get());
+  return stream_.read(std::span(buffer_).first(request.bytes.get()));
 }
 
 Status Transmission::change(const Request& request) {
@@ -150,7 +153,7 @@ Status Transmission::change(const Request& request) {
   const std::uint32_t bytes = request.bytes.get();
   switch (static_cast<Command>(request.command.get())) {
     case Command::write:
-      return device_.write(offset, std::span(payload_).first(bytes));
+      return device_.write(offset, std::span(buffer_).first(bytes));
     case Command::write_zeroes:
       return device_.write_zeroes(offset, bytes, (request.flags.get() & kCommandNoHole) == 0);
     case Command::trim:
@@ -169,8 +172,8 @@ Status Transmission::serve_read(const Request& request) {
   const std::uint32_t bytes = request.bytes.get();
   const std::size_t head_bytes =
       agreement_.structured ? sizeof(StructuredReply) + sizeof(be64) : sizeof(SimpleReply);
-  if (reply_.size() < head_bytes + bytes) reply_.resize(head_bytes + bytes);
-  const MutableByteSpan message = std::span(reply_).first(head_bytes + bytes);
+  if (buffer_.size() < head_bytes + bytes) buffer_.resize(head_bytes + bytes);
+  const MutableByteSpan message = std::span(buffer_).first(head_bytes + bytes);
   if (auto read = device_.read(request.offset.get(), message.subspan(head_bytes)); !read) {
     return reply_error(request, read.error());
   }

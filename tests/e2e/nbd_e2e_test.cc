@@ -278,7 +278,7 @@ TEST_F(NbdClients, AMirrorsTargetHoldsTheDiskAndThenEachWrite) {
   const std::string image = sparse_image();
   MirroredDisk mirrored(image, kDiskBytes / kPageBytes);
   mirrored.wait_until_ready();
-  capture::WrittenPages whole = mirrored.target().cut();
+  capture::WrittenPages whole = mirrored.target().cut().written;
   std::string shadow(kDiskBytes, 'x');
   EXPECT_TRUE(whole.incomplete().empty());
   EXPECT_EQ(whole.content_pages() + whole.zero_pages(), kDiskBytes / kPageBytes);
@@ -287,12 +287,13 @@ TEST_F(NbdClients, AMirrorsTargetHoldsTheDiskAndThenEachWrite) {
 
   mirrored.guest_does({"write -P 0x11 1M 64k", "write -P 0x22 2M 512", "write -z 3M 8k",
                        "discard 4M 64k", "flush"});
-  capture::WrittenPages first = mirrored.target().cut();
+  capture::WrittenPages first = mirrored.target().cut().written;
   EXPECT_EQ(first.incomplete(), std::vector<PageNumber>{PageNumber{(2 << 20) / kPageBytes}});
   EXPECT_EQ(first.content_pages(), 17U);
   mirrored.guest_does({"write -P 0x33 1M 4k"});
   mirrored.target().put_back(std::move(first));
-  capture::WrittenPages both = mirrored.target().cut();
+  auto [both, all] = mirrored.target().cut();
+  EXPECT_TRUE(all);
   const std::string disk = text_of_file(image);
   for (const PageNumber page : both.incomplete()) {
     both.complete(page,
@@ -311,6 +312,8 @@ TEST_F(NbdClients, ATargetThatIsFullEndsTheMirrorAndNotTheGuestsWrites) {
   static_cast<void>(mirrored.target().cut());
   mirrored.guest_does({"write -P 0x11 1M 2M", "write -P 0x12 4M 64k", "read -P 0x11 1M 2M"});
   EXPECT_TRUE(mirrored.target().overflowed());
+  EXPECT_FALSE(mirrored.target().cut().whole);
+  EXPECT_FALSE(mirrored.target().cut().whole) << "nothing is whole until the mirror begins anew";
   wait_until([&] { return !mirrored.mirror_exists(); });
   mirrored.guest_does({"write -P 0x13 0 4k", "read -P 0x13 0 4k"});
 }
