@@ -24,7 +24,7 @@ StoreSizes store_sizes(RunSize size) {
               {1024, 8, 128, 20}};
     case RunSize::normal:
       return {{9,
-               16,
+               128,
                2048 * mib,
                256 * mib,
                256 * mib,
@@ -41,7 +41,7 @@ StoreSizes store_sizes(RunSize size) {
   for (const char* block : {"64k", "256k", "1m", "4m"}) {
     for (const unsigned depth : {4U, 16U, 64U}) settings.push_back({block, depth});
   }
-  return {{9, 16, 4096 * mib, 256 * mib, 1024 * mib, settings},
+  return {{9, 128, 4096 * mib, 256 * mib, 1024 * mib, settings},
           {1'000, 64 << 10, 1024 * mib},
           {kPairsMin, 15, 2, 131'072, 200, 1'024},
           {1'000'000, 1'000, 10'000, 3, 50},

@@ -18,6 +18,9 @@ std::vector<std::string> command(const FioSetting& setting, std::uint64_t bytes)
                                    fmt::format("--iodepth={}", setting.depth),
                                    fmt::format("--size={}", bytes),
                                    "--end_fsync=1"};
+  if (setting.writes_per_sync > 0) {
+    argv.push_back(fmt::format("--fdatasync={}", setting.writes_per_sync));
+  }
   if (setting.over) argv.emplace_back("--overwrite=1");  // it writes the file first, untimed
   return argv;
 }
@@ -25,7 +28,9 @@ std::vector<std::string> command(const FioSetting& setting, std::uint64_t bytes)
 }  // namespace
 
 std::string FioSetting::text() const {
-  return fmt::format("bs={} iodepth={}{}", block, depth, over ? " over a file" : "");
+  const std::string syncs =
+      writes_per_sync > 0 ? fmt::format(", a sync every {}", writes_per_sync) : "";
+  return fmt::format("bs={} iodepth={}{}{}", block, depth, over ? " over a file" : "", syncs);
 }
 
 Status require_fio() {

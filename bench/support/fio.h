@@ -1,5 +1,5 @@
-// fio, the baseline for writing: sequential O_DIRECT writes through io_uring, synced at the end, of
-// a new file or of one whose blocks were written before.
+// fio, the baseline for writing: sequential O_DIRECT writes through io_uring, synced at the end or
+// every so many writes, of a new file or of one whose blocks were written before.
 #pragma once
 
 #include <cstdint>
@@ -13,7 +13,8 @@ namespace vmshadow::bench {
 struct FioSetting {
   std::string block;  ///< "64k"
   unsigned depth{};
-  bool over = false;  ///< over a file that is there, rather than into a new one
+  bool over = false;             ///< over a file that is there, rather than into a new one
+  unsigned writes_per_sync = 0;  ///< 0: only one sync, at the end
   [[nodiscard]] std::string text() const;
 };
 

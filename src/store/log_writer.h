@@ -6,10 +6,11 @@
 //             any other failure ─────────────────────────────────────────────────────┘
 //
 // Two threads take turns, so that one writes while the other's sync runs: whoever holds `writing_`
-// takes what is queued and writes it, lets the other on, then syncs and answers its commits (and
-// whichever others the sync covers). Everything before durable_ was synced; behind it may lie whole
-// commits that are not answered yet. Whose turn it is in the queue, store/fair_queue.h says. A
-// poisoned log refuses everything with the failure that poisoned it.
+// takes what is queued and writes it, then lets the other on and syncs, for as long as commits wait
+// for it. If the other does so already, it goes on writing: however long a sync takes, the disk has
+// work, and the next sync covers all of it. Everything before durable_ was synced; behind it may
+// lie whole commits that are not answered yet. Whose turn it is in the queue, store/fair_queue.h
+// says. A poisoned log refuses everything with the failure that poisoned it.
 //
 // A segment begins with what a reader must know that comes upon no other (its opening: which
 // segments there are, which epochs are kept), and ends with its skeleton and seal when it is full
@@ -153,6 +154,8 @@ class LogWriter {
   void run();
   [[nodiscard]] bool take(Batch& batch);
   void write_batch(Batch& batch);
+  /// Until no commit waits for a sync; at once if the other thread is at it: it sees to these too.
+  void sync_what_waits();
   /// How many requests from `first` on fit the open segment.
   [[nodiscard]] std::size_t fitting(const Batch& batch, std::size_t first) const;
   void write_run(Batch& batch, std::size_t first, std::size_t count);
@@ -206,6 +209,7 @@ class LogWriter {
   OpenSegment::End written_;              ///< what of it writing_'s holder has written
   OpenSegment::End durable_;              ///< what of that is durable
   std::deque<Request> pending_;           ///< what waits to be durable, in the log's order
+  bool has_syncer_ = false;               ///< a thread is in sync_what_waits()
   /// Epochs with pieces behind durable_, and where the last of them ends.
   std::deque<std::pair<EpochInLogPtr, SegmentOffset>> unsynced_;
   SegmentId open_segment_;  ///< the one being written; where none is, behind the last one

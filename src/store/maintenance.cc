@@ -209,6 +209,7 @@ Status Maintenance::change_settings(const VmId& vm,
 }
 
 Status Maintenance::thin() {
+  thinned_before_ = unthinned_begins();
   if (const auto step = clock_steps_.look(); step.count() > 0) {
     spdlog::warn(
         "the clock was set ahead by {} s, or this host was suspended: until the store is started "
@@ -320,7 +321,7 @@ Status Maintenance::archive(const std::vector<SegmentId>& sources,
 }
 
 SegmentId Maintenance::unthinned_begins() const {
-  SegmentId first{UINT64_MAX};
+  SegmentId first = ground_.log.settled_before();
   const WallTime now = ground_.clock.wall();
   for (const VmId& vm : ground_.index.ids()) {
     const std::vector<EpochIndexPtr> epochs = ground_.index.epochs(vm);
@@ -381,7 +382,6 @@ std::uint64_t Maintenance::room() const {
 Status Maintenance::drain() {
   while (true) {
     const SegmentId settled = ground_.log.settled_before();
-    const SegmentId unthinned = unthinned_begins();
     const auto live = ground_.index.totals().live_bytes;
     // What one run moves must fit before what it frees is free.
     const std::uint64_t room_for_run = room() / 2;
@@ -391,7 +391,7 @@ Status Maintenance::drain() {
     for (const auto& [id, facts] : ground_.catalog.all()) {
       if (facts.kind != format::SegmentKind::journal) continue;
       if (id >= settled || bytes >= options_.run_bytes_max) break;
-      if (id >= unthinned && !is_short(facts.tier)) break;
+      if (id >= thinned_before_ && !is_short(facts.tier)) break;
       if (const auto found = live.find(id); found != live.end()) moved += found->second;
       if (!sources.empty() && moved > room_for_run) break;
       sources.push_back(id);

@@ -138,8 +138,8 @@ class Maintenance {
   [[nodiscard]] bool is_short_with_spares(TierIndex tier, std::uint64_t taken = 0) const;
   [[nodiscard]] bool is_little(TierIndex tier, std::uint64_t room, std::uint64_t taken) const;
   [[nodiscard]] bool has_tier(TierKind kind) const;
-  /// The first journal segment that an epoch which is not thinned yet (thinned_up_to()) needs for
-  /// itself.
+  /// The first journal segment that may not be drained yet: it is still written to, or an epoch
+  /// that is not thinned yet (thinned_up_to()) needs it for itself.
   [[nodiscard]] SegmentId unthinned_begins() const;
   bool pace(std::uint64_t bytes);
 
@@ -152,6 +152,9 @@ class Maintenance {
   Scrubber scrubber_;
   ClockSteps clock_steps_;
   SpareWriter spare_writer_;
+  /// unthinned_begins() as this pass's thinning found it. What gets older while the pass goes on
+  /// has not been thinned: all of it would be moved, to be dropped a moment later.
+  SegmentId thinned_before_;
   std::uint64_t ingested_before_ = 0;  ///< what the log had taken in at the last write_ahead()
   AccessHistory access_;
   /// Archives that cannot be made smaller without a key that is not to be had, and when that was.
