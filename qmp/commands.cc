@@ -262,11 +262,11 @@ Result<std::vector<Obstacle>> find_obstacles(Session& session) {
   return found;
 }
 
-Result<std::vector<std::string>> query_writable_disks(Session& session) {
+Result<std::vector<WritableDisk>> query_writable_disks(Session& session) {
   VMSHADOW_ASSIGN(const Json reply, session.execute("query-block"));
   // A reply that is misread as "no disks" would let a VM with unprotected ones pass.
   if (!reply.is_array()) return malformed("query-block");
-  std::vector<std::string> disks;
+  std::vector<WritableDisk> disks;
   for (const Json& disk : reply) {
     if (!disk.is_object()) return malformed("query-block");
     const Json* inserted = member(disk, "inserted");
@@ -274,23 +274,77 @@ Result<std::vector<std::string>> query_writable_disks(Session& session) {
     for (const char* key : {"qdev", "device"}) {
       const std::string* name = string_member(disk, key);
       if (name == nullptr || name->empty()) continue;
-      disks.push_back(*name);
+      WritableDisk& found = disks.emplace_back();
+      found.name = *name;
+      if (const std::string* node = string_member(*inserted, "node-name")) found.node = *node;
+      if (const Json* image = member(*inserted, "image")) {
+        found.bytes = unsigned_member(*image, "virtual-size").value_or(0);
+      }
       break;
     }
   }
   return disks;
 }
 
-Result<std::vector<std::string>> query_block_jobs(Session& session) {
+Result<std::vector<std::string>> query_block_nodes(Session& session) {
+  VMSHADOW_ASSIGN(const Json reply, session.execute("query-named-block-nodes", {{"flat", true}}));
+  if (!reply.is_array()) return malformed("query-named-block-nodes");
+  std::vector<std::string> nodes;
+  for (const Json& node : reply) {
+    const std::string* name = string_member(node, "node-name");
+    if (name == nullptr) return malformed("query-named-block-nodes");
+    nodes.push_back(*name);
+  }
+  return nodes;
+}
+
+Result<std::vector<BlockJob>> query_block_jobs(Session& session) {
   VMSHADOW_ASSIGN(const Json reply, session.execute("query-block-jobs"));
   if (!reply.is_array()) return malformed("query-block-jobs");
-  std::vector<std::string> jobs;
+  std::vector<BlockJob> jobs;
   for (const Json& job : reply) {
     const std::string* id = string_member(job, "device");
     if (id == nullptr) return malformed("query-block-jobs");
-    jobs.push_back(*id);
+    jobs.push_back({*id, bool_member(job, "ready").value_or(false),
+                    unsigned_member(job, "offset").value_or(0),
+                    unsigned_member(job, "len").value_or(0)});
   }
   return jobs;
+}
+
+Status blockdev_add_nbd(Session& session, const std::string& node, const std::string& unix_path,
+                        const std::string& export_name) {
+  return run(session, "blockdev-add",
+             {{"driver", "nbd"},
+              {"node-name", node},
+              {"export", export_name},
+              {"reconnect-delay", 0},
+              {"server", {{"type", "unix"}, {"path", unix_path}}}});
+}
+
+Status blockdev_del(Session& session, const std::string& node) {
+  return run(session, "blockdev-del", {{"node-name", node}});
+}
+
+Status blockdev_mirror(Session& session, const std::string& job, const std::string& node,
+                       const std::string& target) {
+  return run(session, "blockdev-mirror",
+             {{"job-id", job},
+              {"device", node},
+              {"target", target},
+              {"sync", "full"},
+              {"copy-mode", "write-blocking"},
+              {"on-source-error", "report"},
+              {"on-target-error", "report"}});
+}
+
+Status block_job_set_speed(Session& session, const std::string& job,
+                           std::uint64_t bytes_per_second) {
+  return run(session, "block-job-set-speed", {{"device", job}, {"speed", bytes_per_second}});
+}
+
+Status block_job_cancel(Session& session, const std::string& job) {
+  return run(session, "block-job-cancel", {{"device", job}, {"force", true}});
 }
 
 Status pmemsave(Session& session, std::uint64_t address, std::uint64_t bytes,

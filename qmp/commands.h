@@ -82,11 +82,40 @@ struct Obstacle {
 };
 [[nodiscard]] Result<std::vector<Obstacle>> find_obstacles(Session& session);
 
-/// Disks with a medium that the guest may write to, by qdev id, qdev path or device name.
-[[nodiscard]] Result<std::vector<std::string>> query_writable_disks(Session& session);
+/// A disk with a medium that the guest may write to.
+struct WritableDisk {
+  std::string name;       ///< its qdev id, qdev path or device name
+  std::string node;       ///< the block node right under its device
+  std::uint64_t bytes{};  ///< as the guest sees it
+};
+[[nodiscard]] Result<std::vector<WritableDisk>> query_writable_disks(Session& session);
 
-/// Block jobs that exist, running or not, by id.
-[[nodiscard]] Result<std::vector<std::string>> query_block_jobs(Session& session);
+/// The names of all block nodes.
+[[nodiscard]] Result<std::vector<std::string>> query_block_nodes(Session& session);
+
+/// A block job that exists, running or not.
+struct BlockJob {
+  std::string id;
+  bool ready{};           ///< of a mirror: all was copied, what is written since follows
+  std::uint64_t done{};   ///< of `total`, in units of the job's own
+  std::uint64_t total{};  ///< may grow while the job runs
+};
+[[nodiscard]] Result<std::vector<BlockJob>> query_block_jobs(Session& session);
+
+/// Adds a block node that is a client of the NBD export, over one connection. When that breaks it
+/// is not made anew: requests fail.
+[[nodiscard]] Status blockdev_add_nbd(Session& session, const std::string& node,
+                                      const std::string& unix_path, const std::string& export_name);
+[[nodiscard]] Status blockdev_del(Session& session, const std::string& node);
+/// Copies all of `node` to `target`, and each write of the guest's there before the guest sees it
+/// complete. An error of either ends the job, and not the guest's write.
+[[nodiscard]] Status blockdev_mirror(Session& session, const std::string& job,
+                                     const std::string& node, const std::string& target);
+/// Bytes a second of a job's own copying, 0: no limit. The guest's writes are never held by it.
+[[nodiscard]] Status block_job_set_speed(Session& session, const std::string& job,
+                                         std::uint64_t bytes_per_second);
+/// Ends a job at once, wherever it is; it is gone a while later.
+[[nodiscard]] Status block_job_cancel(Session& session, const std::string& job);
 
 /// Saves guest-physical memory to a file that QEMU creates.
 [[nodiscard]] Status pmemsave(Session& session, std::uint64_t address, std::uint64_t bytes,

@@ -27,10 +27,19 @@ struct PageRef {
   const std::byte* data{};
 };
 
-/// Pages together with the memory they point into. Move-only; freeing it frees the pages. A page
-/// may occur more than once in a full pass: the later occurrence is the newer one.
+/// Pages of a disk that are all zero: a guest discards gigabytes at once.
+struct ZeroDiskPages {
+  BlockIndex block;
+  PageNumber first;
+  std::uint64_t count{};
+};
+
+/// Pages together with the memory they point into. Move-only; freeing it frees the pages. A RAM
+/// page may occur more than once in a full pass: the later occurrence is the newer one. A disk's
+/// page occurs at most once in a batch, in one of the two lists; in a later batch it is newer.
 struct PageBatch {
   std::vector<PageRef> pages;
+  std::vector<ZeroDiskPages> zero_disk_pages;
   /// Keeps the bytes behind `pages` alive. May be shared by consecutive batches.
   std::vector<std::shared_ptr<const std::byte[]>> storage;
   /// Bytes of memory this batch accounts for (for bounding what is queued).
@@ -39,9 +48,9 @@ struct PageBatch {
 
 struct EpochBegin {
   Epoch epoch;
-  /// A full pass: every page of every block follows at least once, and no earlier epoch is needed
-  /// to restore this one. The first epoch of a session is one; a sink that knows what the far side
-  /// has may ship less of it.
+  /// A full pass: every page of every RAM block and disk follows at least once, and no earlier
+  /// epoch is needed to restore this one. The first epoch of a session is one; a sink that knows
+  /// what the far side has may ship less of it.
   bool full{};
   /// Set when `full`; outlives the call only if copied.
   const MachineDescription* machine{};

@@ -45,7 +45,8 @@ class EpochImage {
   [[nodiscard]] virtual const MachineDescription& machine() const = 0;
   /// Device FULL sections followed by 0x00, as captured.
   [[nodiscard]] virtual Result<std::vector<std::byte>> device_state() const = 0;
-  /// Reads one page into `out` (kPageBytes bytes). A page no epoch ever held is zero.
+  /// Reads one page of a RAM block or disk into `out` (kPageBytes bytes). A page no epoch ever held
+  /// is zero.
   [[nodiscard]] virtual Status read_page(BlockIndex block, PageNumber page,
                                          MutableByteSpan out) const = 0;
   /// Calls `visit` once for each page of `block` that an epoch holds, in whatever order is cheapest

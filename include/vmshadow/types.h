@@ -36,9 +36,9 @@ struct StrongNumber {
 using Epoch = StrongNumber<struct EpochTag, std::uint64_t>;
 /// A VM's term of ownership. 0 is "none yet"; every attach, failover and failback raises it.
 using Generation = StrongNumber<struct GenerationTag, std::uint64_t>;
-/// A page inside one RAM block, in units of kPageBytes from the block's start.
+/// A page inside one RAM block or disk, in units of kPageBytes from its start.
 using PageNumber = StrongNumber<struct PageNumberTag, std::uint64_t>;
-/// A RAM block's place in its generation's RamLayout.
+/// A RAM block's place in its generation's RamLayout, or behind those a disk's among its disks.
 using BlockIndex = StrongNumber<struct BlockIndexTag, std::uint16_t>;
 /// A journal segment, numbered from 1 per store.
 using SegmentId = StrongNumber<struct SegmentIdTag, std::uint64_t>;

@@ -78,6 +78,9 @@ void print_shown(const VmInfo& vm, const EpochInfo& info, const MachineDescripti
     line("ram block",
          fmt::format("{:<28} {:>16} bytes  {:>10} pages", block.name, block.bytes, block.pages()));
   }
+  for (const Disk& disk : machine.disks) {
+    line("disk", fmt::format("{:<28} {:>16} bytes", disk.name, disk.bytes));
+  }
 }
 
 void print_block_diff(const replay::BlockDiff& block) {

@@ -20,6 +20,12 @@ Json blocks_json(const RamLayout& layout) {
   return blocks;
 }
 
+Json disks_json(const std::vector<Disk>& disks) {
+  Json list = Json::array();
+  for (const Disk& disk : disks) list.push_back({{"name", disk.name}, {"bytes", disk.bytes}});
+  return list;
+}
+
 Json machine_json(const MachineDescription& machine,
                   const std::optional<replay::MachineRecord>& record) {
   Json json;
@@ -37,6 +43,7 @@ Json machine_json(const MachineDescription& machine,
   json["configuration_bytes"] = machine.configuration.size();
   json["ram_blocks"] = blocks_json(machine.layout);
   json["ram_blocks_bytes"] = machine.layout.total_bytes();
+  json["disks"] = disks_json(machine.disks);
   return json;
 }
 
@@ -47,6 +54,7 @@ Json block_diff_json(const replay::BlockDiff& block) {
   }
   Json json;
   json["name"] = block.name;
+  json["kind"] = block.is_disk ? "disk" : "ram";
   json["pages_a"] = block.pages_a;
   json["pages_b"] = block.pages_b;
   json["pages_differing"] = block.pages_differing;

@@ -105,10 +105,12 @@ Status FullPassSource::pass_gate() {
   }
   VMSHADOW_ASSIGN(const auto jobs, qmp::query_block_jobs(session_));
   if (jobs.empty()) return {};
+  std::vector<std::string> ids;
+  for (const qmp::BlockJob& job : jobs) ids.push_back(job.id);
   return fail(Errc::cancelled,
               fmt::format("a block job of this VM exists ({}), and QEMU may not survive that it "
                           "writes at the end of a full pass; no epoch taken until it is over",
-                          fmt::join(jobs, ", ")));
+                          fmt::join(ids, ", ")));
 }
 
 Result<FullPassSource::Pass> FullPassSource::run_pass(const std::function<Status()>& at_cut) {

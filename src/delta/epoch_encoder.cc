@@ -1,11 +1,12 @@
-// What the encoder knows of a guest page is 16 bytes:
+// What the encoder knows of a page of RAM is 16 bytes:
 //
 //   high == 0, low == 0        never seen since the last full epoch began
 //   high == 0, low == batch    zero; `batch` numbers the zero runs it was gathered in
 //   high != 0                  the keyed hash of its bytes
 //
 // The batch number answers at once whether a page still waits in the open runs. Invariant: a page
-// waits in at most one place, the open group or the open runs, and only once.
+// waits in at most one place, the open group or the open runs, and only once. Of a disk's pages
+// none waits from one batch to the next.
 #include "delta/epoch_encoder.h"
 
 #include <algorithm>
@@ -72,7 +73,8 @@ struct EpochEncoder::State {
   std::optional<KnownEpoch> base;  ///< until the first epoch begins
 
   // Since the last full epoch began.
-  std::vector<std::vector<PageHash>> known;  ///< by block and page
+  std::vector<std::vector<PageHash>> known;  ///< by RAM block and page
+  std::vector<std::uint64_t> disk_pages;     ///< of the blocks behind those
   std::uint64_t zero_batch = kFirstZeroBatch;
 
   // Of the open epoch.
@@ -142,6 +144,28 @@ struct EpochEncoder::State {
     ++stats.zero_pages;
   }
 
+  [[nodiscard]] bool is_inside(BlockIndex block, PageNumber first, std::uint64_t count) const {
+    const std::size_t disk = block.value - known.size();
+    return block.value >= known.size() && disk < disk_pages.size() && count <= disk_pages[disk] &&
+           first.value <= disk_pages[disk] - count;
+  }
+
+  void add_zero_disk_pages(const ZeroDiskPages& zeros, std::vector<std::byte>& out) {
+    VMSHADOW_ASSERT(is_inside(zeros.block, zeros.first, zeros.count));
+    if (zero_runs.size() == format::kZeroRunsMax) flush_zero_runs(out);
+    zero_runs.push_back({{zeros.block, zeros.first}, zeros.count});
+    stats.zero_pages += zeros.count;
+  }
+
+  void add_disk_page(const PageRef& ref, std::vector<std::byte>& out) {
+    if (ref.data == nullptr || is_zero_page(ref.data)) {
+      add_zero_disk_pages({ref.block, ref.page, 1}, out);
+      return;
+    }
+    VMSHADOW_ASSERT(is_inside(ref.block, ref.page, 1));
+    gather({ref.block, ref.page}, ref.data, out);
+  }
+
   /// Goes on from the base if `machine` is its machine. What is known is then all of its pages.
   bool build_on_base(const MachineDescription& machine) {
     const std::optional<KnownEpoch> from = std::exchange(base, std::nullopt);
@@ -174,11 +198,15 @@ struct EpochEncoder::State {
     }
     if (state.high == 0 && state.low == zero_batch) flush_zero_runs(out);
     if (waits_in_group(key)) flush_group(out);
+    gather(key, page, out);
+    state = hash;
+  }
+
+  void gather(PageKey key, const std::byte* page, std::vector<std::byte>& out) {
     group_keys[group_pages] = key;
     std::memcpy(group_bytes.data() + group_pages * kPageBytes, page, kPageBytes);
     ++group_pages;
     if (group_pages == format::kGroupPagesMax) flush_group(out);
-    state = hash;
     ++stats.data_pages;
   }
 };
@@ -206,6 +234,10 @@ void EpochEncoder::begin(const EpochBegin& begin, std::vector<std::byte>& out) {
   s.chain = 0;
   s.stats = {};
   s.stats.full = s.full;
+  if (begin.full) {
+    s.disk_pages.clear();
+    for (const Disk& disk : begin.machine->disks) s.disk_pages.push_back(disk.pages());
+  }
   if (!s.full) return;
 
   const std::vector<RamBlock>& blocks = begin.machine->layout.blocks;
@@ -224,8 +256,13 @@ void EpochEncoder::add(const PageBatch& batch, std::vector<std::byte>& out) {
   State& s = *state_;
   VMSHADOW_ASSERT(s.open);
   s.stats.captured_pages += batch.pages.size();
+  bool has_disk_pages = !batch.zero_disk_pages.empty();
   for (const PageRef& ref : batch.pages) {
-    VMSHADOW_ASSERT(ref.block.value < s.known.size());
+    if (ref.block.value >= s.known.size()) {
+      s.add_disk_page(ref, out);
+      has_disk_pages = true;
+      continue;
+    }
     std::vector<PageHash>& known = s.known[ref.block.value];
     VMSHADOW_ASSERT(ref.page.value < known.size());
     const PageKey key{ref.block, ref.page};
@@ -236,6 +273,13 @@ void EpochEncoder::add(const PageBatch& batch, std::vector<std::byte>& out) {
       s.add_data(key, ref.data, state, out);
     }
   }
+  for (const ZeroDiskPages& zeros : batch.zero_disk_pages) {
+    s.stats.captured_pages += zeros.count;
+    s.add_zero_disk_pages(zeros, out);
+  }
+  if (!has_disk_pages) return;
+  s.flush_group(out);
+  s.flush_zero_runs(out);
 }
 
 EncodeStats EpochEncoder::end(const EpochEnd& end, std::vector<std::byte>& out) {
@@ -274,6 +318,7 @@ void EpochEncoder::abandon() {
   s.group_pages = 0;
   s.zero_runs.clear();
   s.base.reset();
+  s.disk_pages.clear();
   s.known.clear();  // what the far side holds is no longer what we noted
 }
 

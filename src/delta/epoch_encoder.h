@@ -1,5 +1,8 @@
-// Turns an epoch's captured pages into records: drops unchanged pages, gathers zero pages into
+// Turns an epoch's captured pages into records: drops unchanged RAM pages, gathers zero pages into
 // runs, compresses the rest in groups. Pure: bytes in, bytes out. Used by one thread.
+//
+// Of a disk nothing is remembered: its pages come because they were written, and 16 bytes for each
+// of a disk's pages would be more than many a guest's RAM.
 //
 //   begin ─► add* ─► end        (each appends whole records to `out`, ready to ship in order)
 //
@@ -43,7 +46,7 @@ struct KnownEpoch {
 
 class EpochEncoder {
  public:
-  /// Records are made for this VM and generation. Keeps 16 bytes per guest page. If the first full
+  /// Records are made for this VM and generation. Keeps 16 bytes per page of RAM. If the first full
   /// pass is of the very machine of `known`, its epoch builds on that one: it is no full one, and
   /// it and all that follow are labelled with that one's generation.
   EpochEncoder(PageHasher hasher, VmId vm, Generation generation,
@@ -57,7 +60,7 @@ class EpochEncoder {
   /// Opens an epoch. A full pass forgets all earlier pages and starts with the machine record,
   /// unless it is the first and builds on a known epoch; the first epoch ever must be a full pass.
   void begin(const EpochBegin& begin, std::vector<std::byte>& out);
-  /// Pages must lie inside the layout given with the full epoch (asserted: capture has checked).
+  /// Pages must lie inside the machine given with the full epoch (asserted: capture has checked).
   void add(const PageBatch& batch, std::vector<std::byte>& out);
   /// Closes the epoch: what was gathered, the device state in pieces, and the epoch_end record.
   EncodeStats end(const EpochEnd& end, std::vector<std::byte>& out);

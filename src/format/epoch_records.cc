@@ -17,10 +17,13 @@ constexpr std::uint32_t kEndFlagFull = 1;
 
 struct BlockHeadBytes {
   le16 name_bytes;
-  le16 reserved;
+  le16 kind;
   le64 bytes;
 };
 static_assert(sizeof(BlockHeadBytes) == 12);
+constexpr std::uint16_t kBlockKindRam = 0;
+constexpr std::uint16_t kBlockKindDisk = 1;
+static_assert(kRamBlockNameBytesMax == kDiskNameBytesMax && kRamBlockBytesMax == kDiskBytesMax);
 
 tl::unexpected<Error> malformed_body(std::string_view record, std::string_view what) {
   return fail(Errc::corrupt, fmt::format("malformed {} record: {}", record, what));
@@ -149,21 +152,23 @@ Result<std::vector<ZeroRun>> decode_zero_pages(ByteSpan body) {
 void append_machine_body(std::vector<std::byte>& out, const MachineDescription& machine) {
   VMSHADOW_ASSERT(machine.json.size() <= kMachineTextBytesMax);
   VMSHADOW_ASSERT(machine.configuration.size() <= kConfigurationBytesMax);
-  VMSHADOW_ASSERT(machine.layout.blocks.size() <= kRamBlocksMax);
+  VMSHADOW_ASSERT(machine.block_count() <= kBlocksMax);
   MachineHeadBytes head;
   head.json_bytes = static_cast<std::uint32_t>(machine.json.size());
   head.configuration_bytes = static_cast<std::uint32_t>(machine.configuration.size());
-  head.block_count = static_cast<std::uint32_t>(machine.layout.blocks.size());
+  head.block_count = static_cast<std::uint32_t>(machine.block_count());
   head.ram_section_id = machine.layout.ram_section_id;
   head.ram_section_instance = machine.layout.ram_section_instance;
   head.ram_section_version = machine.layout.ram_section_version;
   append_struct(out, head);
   append_bytes(out, machine.configuration);
   append_bytes(out, std::as_bytes(std::span(machine.json)));
-  for (const RamBlock& block : machine.layout.blocks) {
+  for (std::size_t i = 0; i < machine.block_count(); ++i) {
+    const auto block = machine.block(BlockIndex{static_cast<std::uint16_t>(i)});
     VMSHADOW_ASSERT(block.name.size() <= kRamBlockNameBytesMax);
     BlockHeadBytes block_head;
     block_head.name_bytes = static_cast<std::uint16_t>(block.name.size());
+    block_head.kind = block.is_disk ? kBlockKindDisk : kBlockKindRam;
     block_head.bytes = block.bytes;
     append_struct(out, block_head);
     append_bytes(out, std::as_bytes(std::span(block.name)));
@@ -176,7 +181,7 @@ Result<MachineDescription> decode_machine(ByteSpan body) {
   if (!reader.read(head)) return malformed_body("machine", "shorter than its head");
   if (head.json_bytes.get() > kMachineTextBytesMax ||
       head.configuration_bytes.get() > kConfigurationBytesMax ||
-      head.block_count.get() > kRamBlocksMax) {
+      head.block_count.get() > kBlocksMax) {
     return malformed_body("machine", "a length is over its limit");
   }
   MachineDescription machine;
@@ -192,24 +197,32 @@ Result<MachineDescription> decode_machine(ByteSpan body) {
   machine.layout.ram_section_id = head.ram_section_id.get();
   machine.layout.ram_section_instance = head.ram_section_instance.get();
   machine.layout.ram_section_version = head.ram_section_version.get();
-  std::set<std::string> names;
+  std::set<std::pair<std::uint16_t, std::string>> names;
   for (std::uint32_t i = 0; i < head.block_count.get(); ++i) {
     BlockHeadBytes block_head;
-    if (!reader.read(block_head)) return malformed_body("machine", "ends inside its RAM blocks");
-    RamBlock block;
-    block.bytes = block_head.bytes.get();
-    if (block_head.reserved.get() != 0 || block_head.name_bytes.get() == 0 ||
-        block_head.name_bytes.get() > kRamBlockNameBytesMax || block.bytes > kRamBlockBytesMax ||
-        block.bytes % kPageBytes != 0) {
-      return malformed_body("machine", fmt::format("RAM block {} is out of range", i));
+    if (!reader.read(block_head)) return malformed_body("machine", "ends inside its blocks");
+    const std::uint16_t kind = block_head.kind.get();
+    const std::uint64_t block_bytes = block_head.bytes.get();
+    if (kind > kBlockKindDisk || (kind == kBlockKindRam && !machine.disks.empty())) {
+      return malformed_body("machine", fmt::format("block {} is of an unknown kind, or RAM behind "
+                                                   "a disk",
+                                                   i));
+    }
+    const std::uint64_t unit = kind == kBlockKindDisk ? kDiskSectorBytes : kPageBytes;
+    if (block_head.name_bytes.get() == 0 || block_head.name_bytes.get() > kRamBlockNameBytesMax ||
+        block_bytes > kRamBlockBytesMax || block_bytes % unit != 0) {
+      return malformed_body("machine", fmt::format("block {} is out of range", i));
     }
     if (!reader.read_bytes(block_head.name_bytes.get(), bytes)) {
-      return malformed_body("machine", "ends inside a RAM block's name");
+      return malformed_body("machine", "ends inside a block's name");
     }
-    block.name.assign(reinterpret_cast<const char*>(bytes.data()), bytes.size());
-    if (!names.insert(block.name).second)
-      return malformed_body("machine", "a RAM block's name twice");
-    machine.layout.blocks.push_back(std::move(block));
+    std::string name(reinterpret_cast<const char*>(bytes.data()), bytes.size());
+    if (!names.emplace(kind, name).second) return malformed_body("machine", "a name twice");
+    if (kind == kBlockKindDisk) {
+      machine.disks.push_back({std::move(name), block_bytes});
+    } else {
+      machine.layout.blocks.push_back({std::move(name), block_bytes});
+    }
   }
   if (!reader.empty()) return malformed_body("machine", "bytes left over");
   return machine;

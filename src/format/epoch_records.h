@@ -98,8 +98,8 @@ struct ZeroRun {
 void append_zero_pages_body(std::vector<std::byte>& out, std::span<const ZeroRun> runs);
 [[nodiscard]] Result<std::vector<ZeroRun>> decode_zero_pages(ByteSpan body);
 
-/// machine: head, configuration bytes, JSON text, then per block: le16 name length, le16 0, le64
-/// bytes, name.
+/// machine: head, configuration bytes, JSON text, then per block, disks last: le16 name length,
+/// le16 kind (0 RAM, 1 disk), le64 bytes, name.
 struct MachineHeadBytes {
   le32 json_bytes;
   le32 configuration_bytes;

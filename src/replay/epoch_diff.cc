@@ -22,26 +22,32 @@ bool is_zero(const std::byte* page) {
 /// A block of both epochs; nullopt: that epoch lacks it.
 struct BlockPair {
   std::string name;
+  bool is_disk{};
   std::optional<BlockIndex> a;
   std::optional<BlockIndex> b;
   std::uint64_t pages_a{};
   std::uint64_t pages_b{};
 };
 
-std::vector<BlockPair> pair_blocks(const RamLayout& a, const RamLayout& b) {
+std::vector<BlockPair> pair_blocks(const MachineDescription& a, const MachineDescription& b) {
   std::vector<BlockPair> pairs;
-  for (std::size_t i = 0; i < a.blocks.size(); ++i) {
-    pairs.push_back({a.blocks[i].name, BlockIndex{static_cast<std::uint16_t>(i)}, std::nullopt,
-                     a.blocks[i].pages(), 0});
+  for (std::size_t i = 0; i < a.block_count(); ++i) {
+    const BlockIndex index{static_cast<std::uint16_t>(i)};
+    const auto block = a.block(index);
+    pairs.push_back({std::string(block.name), block.is_disk, index, {}, block.pages, 0});
   }
-  for (std::size_t i = 0; i < b.blocks.size(); ++i) {
-    auto found = std::find_if(pairs.begin(), pairs.end(),
-                              [&](const BlockPair& p) { return p.name == b.blocks[i].name; });
+  for (std::size_t i = 0; i < b.block_count(); ++i) {
+    const BlockIndex index{static_cast<std::uint16_t>(i)};
+    const auto block = b.block(index);
+    auto found = std::find_if(pairs.begin(), pairs.end(), [&](const BlockPair& p) {
+      return p.name == block.name && p.is_disk == block.is_disk;
+    });
     if (found == pairs.end()) {
-      found = pairs.insert(pairs.end(), BlockPair{b.blocks[i].name, {}, {}, 0, 0});
+      pairs.push_back({std::string(block.name), block.is_disk, {}, {}, 0, 0});
+      found = std::prev(pairs.end());
     }
-    found->b = BlockIndex{static_cast<std::uint16_t>(i)};
-    found->pages_b = b.blocks[i].pages();
+    found->b = index;
+    found->pages_b = block.pages;
   }
   return pairs;
 }
@@ -56,7 +62,7 @@ class Comparison {
     EpochDiff diff;
     diff.machine_differs = a_.machine() != b_.machine();
     VMSHADOW_TRY(compare_devices(diff));
-    const auto pairs = pair_blocks(a_.machine().layout, b_.machine().layout);
+    const auto pairs = pair_blocks(a_.machine(), b_.machine());
     for (const BlockPair& pair : pairs) pages_total_ += pair.pages_a + pair.pages_b;
     for (const BlockPair& pair : pairs) {
       VMSHADOW_ASSIGN(BlockDiff block, compare_block(pair));
@@ -82,10 +88,9 @@ class Comparison {
                      const std::function<void(PageNumber, PageHash)>& take) {
     return image.for_each_page(index, [&](PageNumber page, const std::byte* data) -> Status {
       if (page.value >= pages) {
-        return fail(Errc::corrupt,
-                    fmt::format("epoch {} holds page {} of RAM block '{}', which has {} pages",
-                                image.info().epoch.value, page.value,
-                                image.machine().layout.blocks[index.value].name, pages));
+        return fail(Errc::corrupt, fmt::format("epoch {} holds page {} of '{}', which has {} pages",
+                                               image.info().epoch.value, page.value,
+                                               image.machine().block(index).name, pages));
       }
       take(page, data == nullptr || is_zero(data) ? kZeroHash : hasher_.hash(data));
       ++visited_;
@@ -109,6 +114,7 @@ class Comparison {
   Result<BlockDiff> compare_block(const BlockPair& pair) {
     BlockDiff block;
     block.name = pair.name;
+    block.is_disk = pair.is_disk;
     block.pages_a = pair.pages_a;
     block.pages_b = pair.pages_b;
     const std::uint64_t common = std::min(pair.pages_a, pair.pages_b);

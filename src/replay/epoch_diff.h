@@ -23,10 +23,11 @@ struct PageRange {
   bool operator==(const PageRange&) const = default;
 };
 
-/// A RAM block of either epoch, by name. One that an epoch lacks has 0 pages there; pages beyond
-/// the shorter one's end all count as differing.
+/// A RAM block or disk of either epoch, by name. One that an epoch lacks has 0 pages there; pages
+/// beyond the shorter one's end all count as differing.
 struct BlockDiff {
   std::string name;
+  bool is_disk{};
   std::uint64_t pages_a{};
   std::uint64_t pages_b{};
   std::uint64_t pages_differing{};
@@ -37,7 +38,7 @@ struct BlockDiff {
 
 struct EpochDiff {
   std::vector<BlockDiff> blocks;  ///< those of the first epoch in its order, then the second's own
-  bool machine_differs{};         ///< description, configuration or RAM layout
+  bool machine_differs{};         ///< description, configuration, RAM layout or disks
   std::uint64_t device_bytes_a{};
   std::uint64_t device_bytes_b{};
   /// Offset of the first byte of device state that differs (or that one alone has).

@@ -18,6 +18,7 @@ namespace {
 constexpr const char* kMachineFile = "machine.json";
 constexpr const char* kDeviceStateFile = "device_state.bin";
 constexpr const char* kRamSuffix = ".ram";
+constexpr const char* kDiskSuffix = ".img";
 constexpr std::size_t kFileNameBytesMax = 255;
 constexpr std::uint64_t kPagesPerReport = 256;
 constexpr std::string_view kNoteName = "VMSHADOW";
@@ -27,8 +28,9 @@ constexpr std::uint32_t kNoteEpoch = 0x564d5348;
 /// Counts pages, whatever the format, and lets the caller look on and stop.
 class PageCounter {
  public:
-  PageCounter(const EpochImage& image, const ExportOptions& options)
-      : options_(options), total_(image.machine().layout.total_bytes()) {}
+  /// `total_bytes`: of all blocks that will be ended.
+  PageCounter(std::uint64_t total_bytes, const ExportOptions& options)
+      : options_(options), total_(total_bytes) {}
   /// After each visited page.
   Status count() {
     ++visited_;
@@ -36,9 +38,9 @@ class PageCounter {
     return report(done_ + visited_ * kPageBytes);
   }
   /// After all of a block, visited or not.
-  Status end_block(const RamBlock& block) {
+  Status end_block(const MachineDescription::Block& block) {
     visited_ = 0;
-    done_ += block.bytes;
+    done_ += block.pages * kPageBytes;
     return report(done_);
   }
 
@@ -52,27 +54,29 @@ class PageCounter {
   std::uint64_t visited_ = 0;
 };
 
-/// Hands each page with data of a block to `write`, checked to lie inside it.
+/// Hands each page with data of a block to `write`, checked to lie inside it; of a disk's last page
+/// what is on the disk.
 Status for_each_data_page(const EpochImage& image, BlockIndex index, PageCounter& counter,
                           ExportReport& report,
                           const std::function<Status(std::uint64_t offset, ByteSpan)>& write) {
-  const RamBlock& block = image.machine().layout.blocks[index.value];
+  const auto block = image.machine().block(index);
   std::uint64_t written = 0;
   const auto visit = [&](PageNumber page, const std::byte* data) -> Status {
-    if (page.value >= block.pages()) {
-      return fail(Errc::corrupt, fmt::format("the epoch holds page {} of RAM block '{}', which has "
-                                             "{} pages",
-                                             page.value, block.name, block.pages()));
+    if (page.value >= block.pages) {
+      return fail(Errc::corrupt, fmt::format("the epoch holds page {} of '{}', which has {} pages",
+                                             page.value, block.name, block.pages));
     }
     if (data != nullptr) {
       ++written;
-      VMSHADOW_TRY(write(page.value * kPageBytes, ByteSpan(data, kPageBytes)));
+      const std::uint64_t offset = page.value * kPageBytes;
+      const std::uint64_t bytes = std::min<std::uint64_t>(kPageBytes, block.bytes - offset);
+      VMSHADOW_TRY(write(offset, ByteSpan(data, bytes)));
     }
     return counter.count();
   };
   VMSHADOW_TRY(image.for_each_page(index, visit));
   report.pages += written;
-  report.zero_pages += block.pages() - std::min(written, block.pages());
+  report.zero_pages += block.pages - std::min(written, block.pages);
   return counter.end_block(block);
 }
 
@@ -93,17 +97,19 @@ Result<ExportReport> export_raw(const EpochImage& image, const std::string& path
   VMSHADOW_ASSIGN(OutputPlace place,
                   OutputPlace::prepare(path, OutputPlace::Kind::folder, options.replace,
                                        {kMachineFile, kDeviceStateFile}));
-  PageCounter counter(image, options);
-  const auto& blocks = image.machine().layout.blocks;
-  for (std::size_t i = 0; i < blocks.size(); ++i) {
-    const std::string name = file_name_of_block(blocks[i].name);
+  const MachineDescription& machine = image.machine();
+  PageCounter counter(machine.total_pages() * kPageBytes, options);
+  for (std::size_t i = 0; i < machine.block_count(); ++i) {
+    const BlockIndex index{static_cast<std::uint16_t>(i)};
+    const auto block = machine.block(index);
+    const std::string name = file_name_of_block(block);
     VMSHADOW_ASSIGN(SparseWriter file, place.create(name));
-    VMSHADOW_TRY(file.set_bytes(blocks[i].bytes));
+    VMSHADOW_TRY(file.set_bytes(block.bytes));
     VMSHADOW_TRY(for_each_data_page(
-        image, BlockIndex{static_cast<std::uint16_t>(i)}, counter, report,
+        image, index, counter, report,
         [&](std::uint64_t offset, ByteSpan bytes) { return file.write(offset, bytes); }));
     VMSHADOW_TRY(file.finish());
-    report.files.push_back({place.path() + "/" + name, blocks[i].bytes});
+    report.files.push_back({place.path() + "/" + name, block.bytes});
   }
   VMSHADOW_TRY(
       write_whole(place, kMachineFile, std::as_bytes(std::span(image.machine().json)), report));
@@ -200,14 +206,14 @@ Result<ExportReport> export_elf(const EpochImage& image, const std::string& vm_n
   VMSHADOW_TRY(file.set_bytes(core.bytes));
   VMSHADOW_TRY(file.write(0, core.head));
 
-  PageCounter counter(image, options);
+  PageCounter counter(image.machine().layout.total_bytes(), options);
   const auto& blocks = image.machine().layout.blocks;
   for (std::size_t i = 0; i < blocks.size(); ++i) {
     const BlockIndex index{static_cast<std::uint16_t>(i)};
     const bool is_mapped = std::any_of(map.ranges.begin(), map.ranges.end(),
                                        [&](const GuestRange& r) { return r.block == index; });
     if (!is_mapped) {
-      VMSHADOW_TRY(counter.end_block(blocks[i]));
+      VMSHADOW_TRY(counter.end_block(image.machine().block(index)));
       continue;
     }
     VMSHADOW_TRY(for_each_data_page(
@@ -262,9 +268,9 @@ Result<ExportReport> export_migration(const EpochImage& image, const std::string
 
 }  // namespace
 
-std::string file_name_of_block(const std::string& block_name) {
+std::string file_name_of_block(const MachineDescription::Block& block) {
   std::string name;
-  for (const char c : block_name) {
+  for (const char c : block.name) {
     const bool plain = (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') ||
                        c == '_' || c == '-' || (c == '.' && !name.empty());
     if (plain) {
@@ -273,16 +279,16 @@ std::string file_name_of_block(const std::string& block_name) {
       name += fmt::format("%{:02X}", static_cast<unsigned char>(c));
     }
   }
-  return name + kRamSuffix;
+  return name + (block.is_disk ? kDiskSuffix : kRamSuffix);
 }
 
 Result<ExportReport> export_epoch(const EpochImage& image, const std::string& vm_name,
                                   ExportFormat format, const std::string& path,
                                   const ExportOptions& options) {
-  for (const RamBlock& block : image.machine().layout.blocks) {
-    if (format == ExportFormat::raw && file_name_of_block(block.name).size() > kFileNameBytesMax) {
-      return fail(Errc::unsupported,
-                  fmt::format("RAM block '{}' has a name too long for a file", block.name));
+  for (std::size_t i = 0; i < image.machine().block_count(); ++i) {
+    const auto block = image.machine().block(BlockIndex{static_cast<std::uint16_t>(i)});
+    if (format == ExportFormat::raw && file_name_of_block(block).size() > kFileNameBytesMax) {
+      return fail(Errc::unsupported, fmt::format("'{}' is a name too long for a file", block.name));
     }
   }
   switch (format) {

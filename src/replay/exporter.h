@@ -1,8 +1,8 @@
 // One epoch as files that other programs read.
 //
-//   raw        a folder: NAME.ram for each RAM block (byte i of the file is byte i of the block;
-//   zero
-//              pages are holes), machine.json, device_state.bin
+//   raw        a folder: NAME.ram for each RAM block and NAME.img for each disk (byte i of the file
+//              is byte i of the block or disk; zero pages are holes), machine.json,
+//              device_state.bin
 //   elf        an ELF64 core: a PT_LOAD per stretch of guest-physical memory, so that an address in
 //              gdb is a guest-physical one; no registers (see below)
 //   migration  the stream of stream_writer.h, for `qemu -incoming`
@@ -52,8 +52,9 @@ struct ExportReport {
                                                 ExportFormat format, const std::string& path,
                                                 const ExportOptions& options = {});
 
-/// A RAM block's name as a file name: what is not [A-Za-z0-9._-] becomes "%XX", so does a leading
+/// A RAM block's or disk's name as a file name: what is not [A-Za-z0-9._-] becomes "%XX", so does a
+/// leading
 /// '.'; different names stay different.
-[[nodiscard]] std::string file_name_of_block(const std::string& block_name);
+[[nodiscard]] std::string file_name_of_block(const MachineDescription::Block& block);
 
 }  // namespace vmshadow::replay

@@ -88,14 +88,13 @@ class StreamWriter {
     std::vector<bool> written(block.pages());
     VMSHADOW_TRY(image_.for_each_page(index, [&](PageNumber page, const std::byte* data) -> Status {
       if (page.value >= written.size()) {
-        return fail(Errc::corrupt,
-                    fmt::format("the epoch holds page {} of RAM block '{}', which has "
-                                "{} pages",
-                                page.value, block.name, written.size()));
+        return fail(Errc::corrupt, fmt::format("the epoch holds page {} of '{}', which has "
+                                               "{} pages",
+                                               page.value, block.name, written.size()));
       }
       if (written[page.value]) {
-        return fail(Errc::corrupt, fmt::format("the epoch holds page {} of RAM block '{}' twice",
-                                               page.value, block.name));
+        return fail(Errc::corrupt,
+                    fmt::format("the epoch holds page {} of '{}' twice", page.value, block.name));
       }
       written[page.value] = true;
       return write_page(index, page, data);

@@ -116,13 +116,13 @@ Status EpochTally::add_zero_pages(std::uint32_t sequence, ByteSpan body) {
 
 Status EpochTally::check_inside(format::PageKey first, std::uint64_t count) const {
   if (machine_ == nullptr) return {};
-  const auto& blocks = machine_->layout.blocks;
-  if (first.block.value < blocks.size()) {
-    const std::uint64_t pages = blocks[first.block.value].pages();
+  if (first.block.value < machine_->block_count()) {
+    const std::uint64_t pages = machine_->block(first.block).pages;
     if (count <= pages && first.page.value <= pages - count) return {};
   }
-  return fail(Errc::corrupt, fmt::format("page {} of block {} is outside the machine's RAM",
-                                         first.page.value, first.block.value));
+  return fail(Errc::corrupt,
+              fmt::format("page {} of block {} is outside the machine's RAM and disks",
+                          first.page.value, first.block.value));
 }
 
 Status EpochTally::check(const format::RecordPrefix& end,

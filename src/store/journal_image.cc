@@ -124,13 +124,13 @@ Result<std::vector<std::byte>> JournalImage::device_state() const {
 }
 
 Result<std::uint64_t> JournalImage::pages_of(BlockIndex block) const {
-  const auto& blocks = machine().layout.blocks;
-  if (block.value >= blocks.size()) {
+  const std::size_t blocks = machine().block_count();
+  if (block.value >= blocks) {
     return fail(Errc::invalid_argument,
-                fmt::format("VM '{}' has {} RAM blocks, there is no block {}", owner_.name,
-                            blocks.size(), block.value));
+                fmt::format("VM '{}' has {} RAM blocks and disks, there is no block {}",
+                            owner_.name, blocks, block.value));
   }
-  return blocks[block.value].pages();
+  return machine().block(block).pages;
 }
 
 Error JournalImage::with_place(Error error, const RecordPlace& place) const {
@@ -140,8 +140,7 @@ Error JournalImage::with_place(Error error, const RecordPlace& place) const {
 }
 
 const ResolvedPages& JournalImage::resolved() const {
-  std::call_once(resolved_once_,
-                 [&] { resolved_.emplace(chain_, machine().layout.blocks.size()); });
+  std::call_once(resolved_once_, [&] { resolved_.emplace(chain_, machine().block_count()); });
   return *resolved_;
 }
 

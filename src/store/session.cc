@@ -170,11 +170,10 @@ Result<CommitReceipt> Session::finish(ByteSpan end_record) {
   }
 
   PageTable pages = tally.take_pages();
-  if (tally.full() && pages.page_count() != tally.machine()->layout.total_bytes() / kPageBytes) {
+  if (tally.full() && pages.page_count() != tally.machine()->total_pages()) {
     return refused(
-        {Errc::protocol,
-         fmt::format("a full epoch must hold every page, but it holds {} of {}", pages.page_count(),
-                     tally.machine()->layout.total_bytes() / kPageBytes)});
+        {Errc::protocol, fmt::format("a full epoch must hold every page, but it holds {} of {}",
+                                     pages.page_count(), tally.machine()->total_pages())});
   }
   const std::optional<EpochSealer>& sealer = open_->sealer;
   open_->piece.add(sealer ? open_->sealer->end(*prefix, *summary) : end_record, {});

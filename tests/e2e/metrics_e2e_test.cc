@@ -356,7 +356,8 @@ TEST(MetricsE2e, TheFileGoesWithASidecarThatIsKilled) {
   const std::string path = rig.path("vm1.prom");
   config.extra_args = {"--metrics-file", path};
   SidecarProgram sidecar = must(SidecarProgram::start(config));
-  wait_until([&] { return std::filesystem::exists(path); });
+  // The file is there first.
+  wait_until([&] { return std::filesystem::exists(path) && sidecar.worker_pid(); });
   kill_both(sidecar, must(sidecar.worker_pid()));
   wait_until([&] { return !std::filesystem::exists(path); });
 }

@@ -12,6 +12,7 @@
 #include <optional>
 #include <thread>
 
+#include "capture/disk_mirror.h"
 #include "capture/disk_target.h"
 #include "nbd/server.h"
 #include "qmp/session.h"
@@ -28,6 +29,8 @@ using ::testing::HasSubstr;
 
 constexpr std::uint64_t kDiskBytes = 8 << 20;
 constexpr std::chrono::seconds kWithin{60};
+/// As QEMU calls one without an id: longer than a node's name may be.
+constexpr const char* kDiskName = "/machine/peripheral-anon/device[0]/virtio-backend";
 
 Status have(const std::string& program) {
   if (in_path(program)) return {};
@@ -204,19 +207,10 @@ class MirroredDisk {
                                  {"node-name", "disk"},
                                  {"name", "disk"},
                                  {"writable", true}});
-    execute("blockdev-add", {{"driver", "nbd"},
-                             {"node-name", "target"},
-                             {"export", "disk0"},
-                             {"reconnect-delay", 0},
-                             {"server", {{"type", "unix"}, {"path", folder_.file("target")}}}});
-    execute("blockdev-mirror", {{"job-id", "mirror"},
-                                {"device", "disk"},
-                                {"target", "target"},
-                                {"sync", "full"},
-                                {"copy-mode", "write-blocking"},
-                                {"on-target-error", "report"}});
+    start_mirror();
   }
   ~MirroredDisk() {
+    mirror_.reset();
     session_.reset();
     qemu_.reset();
     const std::uint64_t one = 1;
@@ -225,12 +219,25 @@ class MirroredDisk {
   }
 
   [[nodiscard]] capture::DiskTarget& target() { return *target_; }
-  [[nodiscard]] bool mirror_exists() { return !execute("query-block-jobs", {}).empty(); }
-  void wait_until_ready() {
-    wait_until([&] {
-      const auto jobs = execute("query-block-jobs", nlohmann::json::object());
-      return !jobs.empty() && jobs.at(0).at("ready").get<bool>();
-    });
+  void start_mirror() {
+    mirror_ = must(capture::DiskMirror::start(*session_, {kDiskName, "disk", kDiskBytes},
+                                              {folder_.file("target"), "disk0"}));
+  }
+  [[nodiscard]] capture::DiskMirror& mirror() { return *mirror_; }
+  /// As if the process that began it had died.
+  void abandon_mirror() { static_cast<void>(mirror_.release()); }
+  [[nodiscard]] qmp::Session& session() { return *session_; }
+  void wait_for(capture::DiskMirror::Phase phase) {
+    wait_until([&] { return must(mirror_->progress()).phase == phase; });
+  }
+  /// Jobs, and nodes of ours.
+  [[nodiscard]] std::vector<std::string> left_in_qemu() {
+    std::vector<std::string> left;
+    for (const auto& job : must(qmp::query_block_jobs(*session_))) left.push_back(job.id);
+    for (const auto& node : must(qmp::query_block_nodes(*session_))) {
+      if (node.starts_with("vmshadow")) left.push_back(node);
+    }
+    return left;
   }
   /// What a guest would do, as qemu-io's commands; they must succeed.
   void guest_does(const std::vector<std::string>& commands) {
@@ -255,6 +262,7 @@ class MirroredDisk {
   std::thread thread_;
   std::optional<Process> qemu_;
   std::unique_ptr<qmp::Session> session_;
+  std::unique_ptr<capture::DiskMirror> mirror_;
 };
 
 /// Writes what a cut holds over `disk`.
@@ -277,7 +285,7 @@ TEST_F(NbdClients, AMirrorsTargetHoldsTheDiskAndThenEachWrite) {
   VMSHADOW_REQUIRE(have("qemu-system-x86_64"));
   const std::string image = sparse_image();
   MirroredDisk mirrored(image, kDiskBytes / kPageBytes);
-  mirrored.wait_until_ready();
+  mirrored.wait_for(capture::DiskMirror::Phase::ready);
   capture::WrittenPages whole = mirrored.target().cut().written;
   std::string shadow(kDiskBytes, 'x');
   EXPECT_TRUE(whole.incomplete().empty());
@@ -301,20 +309,51 @@ TEST_F(NbdClients, AMirrorsTargetHoldsTheDiskAndThenEachWrite) {
   }
   lay_over(both, shadow);
   EXPECT_TRUE(shadow == disk);
-  EXPECT_TRUE(mirrored.mirror_exists());
+  EXPECT_EQ(must(mirrored.mirror().progress()).phase, capture::DiskMirror::Phase::ready);
+  EXPECT_TRUE(mirrored.mirror().stop());
+  EXPECT_THAT(mirrored.left_in_qemu(), ::testing::IsEmpty());
+  mirrored.guest_does({"write -P 0x44 1M 4k"});
+  EXPECT_TRUE(mirrored.target().cut().written.empty());
+}
+
+TEST_F(NbdClients, AMirrorIsLeftAtAnyTimeAndBegunAgain) {
+  VMSHADOW_REQUIRE(have("qemu-system-x86_64"));
+  MirroredDisk mirrored(sparse_image(), kDiskBytes / kPageBytes);
+  // One byte a second: it stays in its first copy.
+  ASSERT_TRUE(mirrored.mirror().limit_speed(1));
+  ASSERT_TRUE(mirrored.mirror().stop());
+  EXPECT_THAT(mirrored.left_in_qemu(), ::testing::IsEmpty());
+  for (int i = 0; i < 5; ++i) {
+    mirrored.start_mirror();
+    const auto refused = capture::DiskMirror::start(mirrored.session(), mirrored.mirror().disk(),
+                                                    {"/nowhere", "disk0"});
+    ASSERT_FALSE(refused);
+    EXPECT_THAT(refused.error().message, HasSubstr(kDiskName));
+    if (i % 2 == 0) mirrored.wait_for(capture::DiskMirror::Phase::ready);
+    // What a sidecar that died left behind, the next takes out.
+    mirrored.abandon_mirror();
+    EXPECT_EQ(mirrored.left_in_qemu().size(), 2U);
+    ASSERT_TRUE(capture::leave_disks(mirrored.session()));
+    EXPECT_THAT(mirrored.left_in_qemu(), ::testing::IsEmpty());
+    ASSERT_TRUE(capture::leave_disks(mirrored.session()));
+  }
+  mirrored.start_mirror();
+  mirrored.wait_for(capture::DiskMirror::Phase::ready);
 }
 
 TEST_F(NbdClients, ATargetThatIsFullEndsTheMirrorAndNotTheGuestsWrites) {
   VMSHADOW_REQUIRE(have("qemu-system-x86_64"));
   const std::string image = sparse_image();
   MirroredDisk mirrored(image, 256);
-  mirrored.wait_until_ready();
+  mirrored.wait_for(capture::DiskMirror::Phase::ready);
   static_cast<void>(mirrored.target().cut());
   mirrored.guest_does({"write -P 0x11 1M 2M", "write -P 0x12 4M 64k", "read -P 0x11 1M 2M"});
   EXPECT_TRUE(mirrored.target().overflowed());
   EXPECT_FALSE(mirrored.target().cut().whole);
   EXPECT_FALSE(mirrored.target().cut().whole) << "nothing is whole until the mirror begins anew";
-  wait_until([&] { return !mirrored.mirror_exists(); });
+  mirrored.wait_for(capture::DiskMirror::Phase::ended);
+  EXPECT_TRUE(mirrored.mirror().stop());
+  EXPECT_THAT(mirrored.left_in_qemu(), ::testing::IsEmpty());
   mirrored.guest_does({"write -P 0x13 0 4k", "read -P 0x13 0 4k"});
 }
 

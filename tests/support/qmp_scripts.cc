@@ -75,7 +75,9 @@ void facts(Session& session, EventLog&, bool) {
   ASSERT_TRUE(disks) << disks.error().message;
   // A device with its own id is known by the path of what stands behind it.
   ASSERT_EQ(disks->size(), 1u);
-  EXPECT_THAT(disks->front(), HasSubstr("writable"));
+  EXPECT_THAT(disks->front().name, HasSubstr("writable"));
+  EXPECT_FALSE(disks->front().node.empty());
+  EXPECT_GT(disks->front().bytes, 0u);
   const auto obstacles = qmp::find_obstacles(session);
   ASSERT_TRUE(obstacles) << obstacles.error().message;
   EXPECT_TRUE(obstacles->empty());

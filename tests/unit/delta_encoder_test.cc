@@ -257,5 +257,48 @@ TEST_F(EncoderOnKnownEpochTest, AnotherMachineNeedsAFullEpoch) {
   EXPECT_EQ(stats_.data_pages, 2u);
 }
 
+TEST_F(EpochEncoderTest, ADisksPagesAreTakenAsTheyComeAndTheLaterBatchWins) {
+  machine_.disks = {{"vda", 100 * kPageBytes}, {"vdb", 512}};
+  const auto* data = page(1);
+  std::vector<std::byte> out;
+  encoder_.begin({Epoch{0}, true, &machine_}, out);
+  const auto batch = [&](std::vector<PageRef> pages, std::vector<ZeroDiskPages> zeros) {
+    PageBatch made;
+    made.pages = std::move(pages);
+    made.zero_disk_pages = std::move(zeros);
+    encoder_.add(made, out);
+  };
+  batch({ref(0, page(9)), ref(7, data, 2), ref(0, nullptr, 3)},
+        {{BlockIndex{2}, PageNumber{8}, 92}});
+  batch({ref(8, data, 2), ref(1, page(8))}, {{BlockIndex{2}, PageNumber{0}, 8}});
+  batch({ref(2, page(7), 2), ref(99, data, 2)}, {});
+  const auto finish = [&](Epoch epoch) {
+    EpochEnd end;
+    end.epoch = epoch;
+    end.device_state.assign(1, std::byte{});
+    stats_ = encoder_.end(end, out);
+    return decode_epoch(out, ram_);
+  };
+  const auto first = finish(Epoch{0});
+  EXPECT_EQ(first.machine, machine_);
+  EXPECT_EQ(stats_.captured_pages, 2u + 2 + 92 + 1 + 8 + 2);
+  EXPECT_EQ(stats_.data_pages, 2u + 4);
+  EXPECT_EQ(stats_.zero_pages, 1u + 92 + 8);
+  EXPECT_EQ(ram_.at(key(7, 2)), Page{});
+  EXPECT_EQ(std::memcmp(ram_.at(key(8, 2)).data(), data, kPageBytes), 0);
+  EXPECT_EQ(ram_.at(key(9, 2)), Page{});
+  EXPECT_NE(ram_.at(key(2, 2)), Page{});
+  EXPECT_EQ(std::memcmp(ram_.at(key(99, 2)).data(), data, kPageBytes), 0);
+  EXPECT_EQ(ram_.size(), 2u + 100 + 1);
+
+  // The same bytes again are a write again: nothing is known of what a disk holds.
+  out.clear();
+  encoder_.begin({Epoch{1}, false, nullptr}, out);
+  batch({ref(8, data, 2)}, {});
+  finish(Epoch{1});
+  EXPECT_EQ(stats_.unchanged_pages, 0u);
+  EXPECT_EQ(stats_.data_pages, 1u);
+}
+
 }  // namespace
 }  // namespace vmshadow::delta

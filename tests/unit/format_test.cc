@@ -207,12 +207,34 @@ TEST(MachineTest, RoundTripsAndBounds) {
   expect_refused(body, 6, 2, decode_machine, Errc::corrupt, "over its limit");
   expect_refused(body, 9, 8, decode_machine, Errc::corrupt, "over its limit");
   constexpr std::size_t block = 24 + 3 + 2;  // the first block's head
-  expect_refused(body, block, 0, decode_machine, Errc::corrupt, "RAM block 0");
-  expect_refused(body, block + 1, 2, decode_machine, Errc::corrupt, "RAM block 0");
-  expect_refused(body, block + 2, 1, decode_machine, Errc::corrupt, "RAM block 0");
-  expect_refused(body, block + 4, 1, decode_machine, Errc::corrupt, "RAM block 0");
-  expect_refused(body, block + 11, 1, decode_machine, Errc::corrupt, "RAM block 0");
+  expect_refused(body, block, 0, decode_machine, Errc::corrupt, "block 0 is out of range");
+  expect_refused(body, block + 1, 2, decode_machine, Errc::corrupt, "block 0 is out of range");
+  expect_refused(body, block + 2, 1, decode_machine, Errc::corrupt, "RAM behind a disk");
+  expect_refused(body, block + 2, 2, decode_machine, Errc::corrupt, "unknown kind");
+  expect_refused(body, block + 3, 1, decode_machine, Errc::corrupt, "unknown kind");
+  expect_refused(body, block + 4, 1, decode_machine, Errc::corrupt, "block 0 is out of range");
+  expect_refused(body, block + 11, 1, decode_machine, Errc::corrupt, "block 0 is out of range");
   expect_refused(body, body.size() - 1, 'a', decode_machine, Errc::corrupt, "twice");
+}
+
+TEST(MachineTest, DisksFollowTheRamAndEndAtASector) {
+  MachineDescription machine;
+  machine.layout.blocks = {{"a", 2 * kPageBytes}};
+  machine.disks = {{"a", 3 * kPageBytes + 512}, {"b", 512}};
+  Bytes body;
+  append_machine_body(body, machine);
+  expect_exact_length(body, decode_machine);
+  EXPECT_EQ(*decode_machine(body), machine);
+  EXPECT_EQ(machine.block_count(), 3u);
+  EXPECT_EQ(machine.total_pages(), 2u + 4u + 1u);
+  EXPECT_FALSE(machine.block(BlockIndex{0}).is_disk);
+  EXPECT_TRUE(machine.block(BlockIndex{1}).is_disk);
+  EXPECT_EQ(machine.block(BlockIndex{1}).pages, 4u);
+  EXPECT_EQ(machine.block(BlockIndex{2}).name, "b");
+  constexpr std::size_t last = 24 + 3 * (12 + 1) - 12 - 1;  // the last block's head
+  expect_refused(body, last + 2, 0, decode_machine, Errc::corrupt, "RAM behind a disk");
+  expect_refused(body, last + 4, 1, decode_machine, Errc::corrupt, "block 2 is out of range");
+  expect_refused(body, last + 12, 'a', decode_machine, Errc::corrupt, "twice");
 }
 
 TEST(EpochEndTest, RoundTripsAndBounds) {

@@ -228,8 +228,20 @@ TEST(QmpExecuteTest, BlockJobsThatCannotBeReadAreNotNoBlockJobs) {
     ASSERT_FALSE(jobs) << result;
     expect_error(jobs.error(), Errc::protocol, "'query-block-jobs' is not of the documented form");
   }
-  EXPECT_EQ(ask(Json::array({{{"type", "mirror"}, {"device", "drive0"}}})),
-            std::vector<std::string>{"drive0"});
+  const auto jobs = ask(Json::array({{{"type", "backup"}, {"device", "drive0"}},
+                                     {{"type", "mirror"},
+                                      {"device", "drive1"},
+                                      {"ready", true},
+                                      {"offset", 4096},
+                                      {"len", 8192}}}));
+  ASSERT_TRUE(jobs) << jobs.error().message;
+  ASSERT_EQ(jobs->size(), 2u);
+  EXPECT_EQ(jobs->at(0).id, "drive0");
+  EXPECT_FALSE(jobs->at(0).ready);
+  EXPECT_EQ(jobs->at(1).id, "drive1");
+  EXPECT_TRUE(jobs->at(1).ready);
+  EXPECT_EQ(jobs->at(1).done, 4096u);
+  EXPECT_EQ(jobs->at(1).total, 8192u);
 }
 
 TEST(QmpExecuteTest, ALateReplyIsDropped) {

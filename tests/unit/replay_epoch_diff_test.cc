@@ -133,7 +133,7 @@ TEST(EpochDiffTest, APageOutsideItsBlockIsCorrupt) {
   for (const auto& diff : {diff_epochs(a, b), diff_epochs(b, a)}) {
     ASSERT_FALSE(diff);
     EXPECT_EQ(diff.error().code, Errc::corrupt);
-    EXPECT_THAT(diff.error().message, HasSubstr("page 2 of RAM block 'pc.bios', which has 2"));
+    EXPECT_THAT(diff.error().message, HasSubstr("page 2 of 'pc.bios', which has 2"));
   }
 }
 

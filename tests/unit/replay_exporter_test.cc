@@ -225,17 +225,37 @@ TEST_F(ExporterTest, AnImageThatContradictsItselfLeavesNothing) {
     const auto report = run(format, "out");
     ASSERT_FALSE(report);
     EXPECT_EQ(report.error().code, Errc::corrupt);
-    EXPECT_THAT(report.error().message, HasSubstr("page 2 of RAM block 'pc.bios'"));
+    EXPECT_THAT(report.error().message, HasSubstr("page 2 of 'pc.bios'"));
     EXPECT_TRUE(names_in(folder_.path()).empty());
   }
 }
 
+TEST_F(ExporterTest, RawHasAnImageOfEachDiskAsLongAsTheDisk) {
+  image_.machine_.disks = {{"pc.ram", 2 * kPageBytes + 512}};
+  image_.pages_[{BlockIndex{3}, PageNumber{0}}] = page_of(6);
+  image_.pages_[{BlockIndex{3}, PageNumber{2}}] = page_of(7);
+  const auto report = run(ExportFormat::raw, "out");
+  ASSERT_TRUE(report) << report.error().message;
+  const std::string disk = read_file(path("out/pc.ram.img"));
+  EXPECT_TRUE(disk == std::string(kPageBytes, '\6') + std::string(kPageBytes, '\0') +
+                          std::string(512, '\7'));
+  EXPECT_TRUE(read_file(path("out/pc.ram.ram")) == block_bytes(image_, 0));
+  // A core and a stream are of the RAM alone.
+  ASSERT_TRUE(run(ExportFormat::elf, "core"));
+  ASSERT_TRUE(run(ExportFormat::migration, "stream"));
+}
+
+std::string ram_file(std::string_view block_name) {
+  return file_name_of_block({block_name, 0, 0, false});
+}
+
 TEST(FileNameOfBlockTest, IsSafeAndUnambiguous) {
-  EXPECT_EQ(file_name_of_block("pc.ram"), "pc.ram.ram");
-  EXPECT_EQ(file_name_of_block("/rom@etc/x"), "%2From%40etc%2Fx.ram");
-  EXPECT_EQ(file_name_of_block(".."), "%2E..ram");
-  EXPECT_EQ(file_name_of_block("a%2F"), "a%252F.ram");
-  EXPECT_EQ(file_name_of_block("\xff"), "%FF.ram");
+  EXPECT_EQ(file_name_of_block({"../vda", 0, 0, true}), "%2E.%2Fvda.img");
+  EXPECT_EQ(ram_file("pc.ram"), "pc.ram.ram");
+  EXPECT_EQ(ram_file("/rom@etc/x"), "%2From%40etc%2Fx.ram");
+  EXPECT_EQ(ram_file(".."), "%2E..ram");
+  EXPECT_EQ(ram_file("a%2F"), "a%252F.ram");
+  EXPECT_EQ(ram_file("\xff"), "%FF.ram");
 }
 
 TEST(SparseWriterTest, PiecesMayComeInAnyOrder) {

@@ -1,0 +1,143 @@
+#include "capture/disk_mirror.h"
+
+#include <fmt/format.h>
+#include <spdlog/spdlog.h>
+
+#include <algorithm>
+#include <cctype>
+#include <optional>
+#include <thread>
+#include <utility>
+
+#include "io/socket.h"
+
+namespace vmshadow::capture {
+namespace {
+
+constexpr std::string_view kJobPrefix = "vmshadow-mirror-";
+constexpr std::string_view kNodePrefix = "vmshadow-target-";
+/// QEMU's node names end here.
+constexpr std::size_t kNodeNameBytesMax = 31;
+constexpr std::chrono::milliseconds kLookAgain{5};
+
+/// Of the disk's name, which may be a path in QEMU's object tree: what a job's id and a node's name
+/// may have, its end rather than its beginning, and not what another disk has.
+std::string short_name(const std::string& disk) {
+  std::string name;
+  for (const char c : disk) {
+    const bool plain = std::isalnum(static_cast<unsigned char>(c)) != 0 || c == '-' || c == '.';
+    name += plain ? c : '_';
+  }
+  const std::size_t room = kNodeNameBytesMax - kNodePrefix.size();
+  if (name.size() <= room) return name;
+  // FNV-1a: it only has to tell the disks of one VM apart.
+  std::uint32_t sum = 2166136261U;
+  for (const char c : disk) sum = (sum ^ static_cast<unsigned char>(c)) * 16777619U;
+  const std::string tail = fmt::format("-{:08x}", sum);
+  return name.substr(name.size() - (room - tail.size())) + tail;
+}
+
+Result<std::optional<qmp::BlockJob>> find_job(qmp::Session& session, const std::string& id) {
+  VMSHADOW_ASSIGN(const auto jobs, qmp::query_block_jobs(session));
+  const auto found =
+      std::find_if(jobs.begin(), jobs.end(), [&](const auto& job) { return job.id == id; });
+  return found == jobs.end() ? std::nullopt : std::optional(*found);
+}
+
+/// Cancels the job if there is one, and waits for its end.
+Status end_job(qmp::Session& session, const std::string& id, io::Deadline deadline) {
+  bool asked = false;
+  while (true) {
+    VMSHADOW_ASSIGN(const auto job, find_job(session, id));
+    if (!job) return {};
+    if (!asked) {
+      // One that ends by itself meanwhile is refused, and is gone at the next look.
+      static_cast<void>(qmp::block_job_cancel(session, id));
+      asked = true;
+    }
+    if (io::Deadline::clock::now() >= deadline) {
+      return fail(Errc::timed_out, fmt::format("QEMU's block job '{}' does not end", id));
+    }
+    std::this_thread::sleep_for(kLookAgain);
+  }
+}
+
+/// A node stays in use for a moment after its job has gone.
+Status remove_node(qmp::Session& session, const std::string& node, io::Deadline deadline) {
+  while (true) {
+    auto removed = qmp::blockdev_del(session, node);
+    if (removed || io::Deadline::clock::now() >= deadline) return removed;
+    VMSHADOW_ASSIGN(const auto nodes, qmp::query_block_nodes(session));
+    if (std::find(nodes.begin(), nodes.end(), node) == nodes.end()) return {};
+    std::this_thread::sleep_for(kLookAgain);
+  }
+}
+
+}  // namespace
+
+DiskMirror::DiskMirror(qmp::Session& session, qmp::WritableDisk disk)
+    : session_(session),
+      disk_(std::move(disk)),
+      job_(std::string(kJobPrefix) + short_name(disk_.name)),
+      node_(std::string(kNodePrefix) + short_name(disk_.name)) {}
+
+Result<std::unique_ptr<DiskMirror>> DiskMirror::start(qmp::Session& session,
+                                                      const qmp::WritableDisk& disk,
+                                                      const Target& target) {
+  const auto of_disk = [&](Error error) {
+    return fail(std::move(error).with_context(fmt::format("mirroring disk '{}'", disk.name)));
+  };
+  if (disk.node.empty() || disk.bytes == 0) {
+    return of_disk({Errc::unsupported, "QEMU does not tell its block node and its length"});
+  }
+  std::unique_ptr<DiskMirror> mirror(new DiskMirror(session, disk));
+  if (auto added =
+          qmp::blockdev_add_nbd(session, mirror->node_, target.unix_path, target.export_name);
+      !added) {
+    mirror->stopped_ = true;
+    return of_disk(std::move(added).error());
+  }
+  // From here on the destructor has something to take out again.
+  if (auto begun = qmp::blockdev_mirror(session, mirror->job_, disk.node, mirror->node_); !begun) {
+    return of_disk(std::move(begun).error());
+  }
+  return mirror;
+}
+
+DiskMirror::~DiskMirror() {
+  if (const auto left = stop(); !left) {
+    spdlog::error("leaving disk '{}': {}", disk_.name, left.error().message);
+  }
+}
+
+Result<DiskMirror::Progress> DiskMirror::progress() {
+  VMSHADOW_ASSIGN(const auto job, find_job(session_, job_));
+  if (!job) return Progress{Phase::ended, 0, 0};
+  return Progress{job->ready ? Phase::ready : Phase::copying, job->done, job->total};
+}
+
+Status DiskMirror::limit_speed(std::uint64_t bytes_per_second) {
+  return qmp::block_job_set_speed(session_, job_, bytes_per_second);
+}
+
+Status DiskMirror::stop(std::chrono::milliseconds within) {
+  if (std::exchange(stopped_, true)) return {};
+  const auto deadline = io::deadline_after(within);
+  VMSHADOW_TRY(end_job(session_, job_, deadline));
+  return remove_node(session_, node_, deadline);
+}
+
+Status leave_disks(qmp::Session& session, std::chrono::milliseconds within) {
+  const auto deadline = io::deadline_after(within);
+  VMSHADOW_ASSIGN(const auto jobs, qmp::query_block_jobs(session));
+  for (const qmp::BlockJob& job : jobs) {
+    if (job.id.starts_with(kJobPrefix)) VMSHADOW_TRY(end_job(session, job.id, deadline));
+  }
+  VMSHADOW_ASSIGN(const auto nodes, qmp::query_block_nodes(session));
+  for (const std::string& node : nodes) {
+    if (node.starts_with(kNodePrefix)) VMSHADOW_TRY(remove_node(session, node, deadline));
+  }
+  return {};
+}
+
+}  // namespace vmshadow::capture
