@@ -5,7 +5,8 @@
 //
 // fio syncs once, at the end of a round; a store that acknowledges epochs cannot. Where a device
 // has a cache that takes writes faster than it is flushed, that alone is most of the difference: a
-// second run of fio, which syncs as often as a busy store does at least, tells how much.
+// second run of fio tells how much. It syncs as often as the log ends a write; a store whose disk
+// is slow to sync covers several of those with one.
 //
 // One store takes all rounds, and keeps epochs for a second: what is measured is a store that has
 // been at it for a while, with its upkeep, whose segments are begun in the files of older ones. The
@@ -27,7 +28,7 @@ namespace {
 
 constexpr std::size_t kIngestPoolGroups = 1024;
 constexpr std::uint64_t kIngestVmPages = std::uint64_t{1} << 10;
-/// A write of the log's, and with it the distance of its syncs, is at most so large.
+/// What one write of the log's takes at most.
 constexpr std::uint64_t kBytesPerSync = std::uint64_t{8} << 20;
 constexpr const char* kIngestRetention = "window=1s,minutely=0s,hourly=0s,daily=0s";
 /// So many segments were recycled before anything counts, or so many rounds were run.

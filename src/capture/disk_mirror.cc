@@ -6,9 +6,11 @@
 #include <algorithm>
 #include <cctype>
 #include <optional>
+#include <span>
 #include <thread>
 #include <utility>
 
+#include "base/hash.h"
 #include "io/socket.h"
 
 namespace vmshadow::capture {
@@ -30,10 +32,9 @@ std::string short_name(const std::string& disk) {
   }
   const std::size_t room = kNodeNameBytesMax - kNodePrefix.size();
   if (name.size() <= room) return name;
-  // FNV-1a: it only has to tell the disks of one VM apart.
-  std::uint32_t sum = 2166136261U;
-  for (const char c : disk) sum = (sum ^ static_cast<unsigned char>(c)) * 16777619U;
-  const std::string tail = fmt::format("-{:08x}", sum);
+  // It only has to tell the disks of one VM apart.
+  const std::string tail =
+      fmt::format("-{:08x}", checksum64(std::as_bytes(std::span(disk))) & 0xffffffff);
   return name.substr(name.size() - (room - tail.size())) + tail;
 }
 

@@ -9,7 +9,7 @@
 // leave_disks() takes such things out again that a sidecar left behind which has died.
 //
 // A target that stops answering stops the guest: whoever serves the export acknowledges from
-// memory, and somebody outside this process can shut its connection down (worker_guard.h).
+// memory, and sees to it that its connection can be shut down from outside this process.
 #pragma once
 
 #include <chrono>

@@ -20,22 +20,10 @@ namespace {
 constexpr std::size_t kBatchBytes = std::size_t{8} << 20;
 /// A VM's turn in the queue.
 constexpr std::size_t kQuantumBytes = std::size_t{256} << 10;
-/// Pieces whose memory is kept for the next ones.
-constexpr std::size_t kSparePiecesMax = 32;
 
 std::size_t padded(std::size_t bytes) { return bytes + format::alignment_gap(bytes); }
 
 }  // namespace
-
-void LogPiece::add(ByteSpan record, Placing placing) {
-  if (placing.list != PlaceList::none) {
-    records.push_back({static_cast<std::uint32_t>(bytes.size()),
-                       static_cast<std::uint32_t>(record.size() - format::kRecordPrefixBytes),
-                       placing});
-  }
-  format::append_bytes(bytes, record);
-  bytes.resize(padded(bytes.size()));
-}
 
 LogWriter::LogWriter(const OpenSegment::Ground& ground, const LogLimits& limits,
                      OpenSegment::Opening opening)
@@ -76,38 +64,9 @@ bool LogWriter::has_room(const VmId& vm) const {
   return held == 0 || (held < limits_.vm_queue_bytes && queue_.held_bytes() < limits_.queue_bytes);
 }
 
-LogPiece LogWriter::new_piece(std::size_t bytes) {
-  LogPiece piece;
-  {
-    const std::lock_guard lock(spare_mutex_);
-    if (!spare_.empty()) {
-      piece = std::move(spare_.back());
-      spare_.pop_back();
-    }
-  }
-  piece.bytes.reserve(bytes);
-  return piece;
-}
-
-void LogWriter::keep_memory(LogPiece piece) {
-  piece.bytes.clear();
-  piece.records.clear();
-  const std::lock_guard lock(spare_mutex_);
-  if (piece.bytes.capacity() > 0 && spare_.size() < kSparePiecesMax) {
-    spare_.push_back(std::move(piece));
-  }
-}
-
 std::size_t LogWriter::queued_bytes() const {
   const std::lock_guard lock(mutex_);
   return queue_.held_bytes();
-}
-
-std::size_t LogWriter::kept_memory_bytes() const {
-  const std::lock_guard lock(spare_mutex_);
-  std::size_t bytes = 0;
-  for (const LogPiece& piece : spare_) bytes += piece.bytes.capacity();
-  return bytes;
 }
 
 bool LogWriter::poisoned() const {
@@ -404,7 +363,7 @@ void LogWriter::finish_run(Batch& batch, std::size_t first, std::size_t count) {
       ingested_bytes_ += request.piece.bytes.size();
       if (!epoch->abandoned) unsettled_.try_emplace(epoch.get(), tail.segment);
     }
-    keep_memory(std::exchange(request.piece, {}));
+    pieces_.give_back(std::exchange(request.piece, {}));
     if (request.wants_sync()) {
       request.end = tail.offset;
       pending_.push_back(std::move(request));

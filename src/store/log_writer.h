@@ -43,6 +43,7 @@
 #include "store/epoch_index.h"
 #include "store/fair_queue.h"
 #include "store/log_limits.h"
+#include "store/log_pieces.h"
 #include "store/open_segment.h"
 #include "store/segment_catalog.h"
 
@@ -60,19 +61,6 @@ struct EpochInLog {
 };
 using EpochInLogPtr = std::shared_ptr<EpochInLog>;
 
-/// Whole records, each padded to the record alignment.
-struct LogPiece {
-  struct Record {
-    std::uint32_t offset{};
-    std::uint32_t body_bytes{};
-    Placing placing;
-  };
-  std::vector<std::byte> bytes;
-  std::vector<Record> records;  ///< those the index needs
-
-  void add(ByteSpan record, Placing placing);
-};
-
 class LogWriter {
  public:
   struct Committed {
@@ -89,9 +77,8 @@ class LogWriter {
   LogWriter(const LogWriter&) = delete;
   LogWriter& operator=(const LogWriter&) = delete;
 
-  /// An empty piece with room for about `bytes`, in memory that was used before if there is some:
-  /// new memory costs a page fault for each of its pages.
-  [[nodiscard]] LogPiece new_piece(std::size_t bytes);
+  /// An empty piece with room for about `bytes`.
+  [[nodiscard]] LogPiece new_piece(std::size_t bytes) { return pieces_.make(bytes); }
   /// Queues a piece; blocks while the VM has too much waiting. Fails if the epoch already has.
   [[nodiscard]] Status append(const EpochInLogPtr& epoch, LogPiece piece);
   /// Queues the epoch's last piece (it ends with the epoch_end) and its commit, and waits until
@@ -126,7 +113,7 @@ class LogWriter {
   [[nodiscard]] std::uint64_t ingested_bytes() const { return ingested_bytes_; }
   /// Records that wait to be written, and memory kept for the next ones, in bytes.
   [[nodiscard]] std::size_t queued_bytes() const;
-  [[nodiscard]] std::size_t kept_memory_bytes() const;
+  [[nodiscard]] std::size_t kept_memory_bytes() const { return pieces_.kept_bytes(); }
   /// A failed write or sync has ended it.
   [[nodiscard]] bool poisoned() const;
 
@@ -160,7 +147,6 @@ class LogWriter {
   [[nodiscard]] std::size_t fitting(const Batch& batch, std::size_t first) const;
   void write_run(Batch& batch, std::size_t first, std::size_t count);
   [[nodiscard]] Status try_run(Batch& batch, std::size_t first, std::size_t count);
-  void keep_memory(LogPiece piece);
   void finish_run(Batch& batch, std::size_t first, std::size_t count);
   /// Syncs what is written, unless the other thread just did, and answers what waited for it. Needs
   /// no writing_. An error poisons.
@@ -216,8 +202,7 @@ class LogWriter {
   /// Epochs with records in the log that are not in the index, and the first segment with some.
   std::map<const EpochInLog*, SegmentId> unsettled_;
 
-  mutable std::mutex spare_mutex_;
-  std::vector<LogPiece> spare_;  ///< empty; their memory is used again
+  LogPieces pieces_;
 
   std::atomic<std::uint64_t> written_bytes_ = 0;
   std::atomic<std::uint64_t> ingested_bytes_ = 0;
