@@ -277,6 +277,8 @@ Result<std::vector<WritableDisk>> query_writable_disks(Session& session) {
       WritableDisk& found = disks.emplace_back();
       found.name = *name;
       if (const std::string* node = string_member(*inserted, "node-name")) found.node = *node;
+      if (const std::string* driver = string_member(*inserted, "drv")) found.format = *driver;
+      if (const std::string* file = string_member(*inserted, "file")) found.file = *file;
       if (const Json* image = member(*inserted, "image")) {
         found.bytes = unsigned_member(*image, "virtual-size").value_or(0);
       }
@@ -284,6 +286,12 @@ Result<std::vector<WritableDisk>> query_writable_disks(Session& session) {
     }
   }
   return disks;
+}
+
+Result<bool> has_iothreads(Session& session) {
+  VMSHADOW_ASSIGN(const Json reply, session.execute("query-iothreads"));
+  if (!reply.is_array()) return malformed("query-iothreads");
+  return !reply.empty();
 }
 
 Result<std::vector<std::string>> query_block_nodes(Session& session) {
@@ -312,14 +320,14 @@ Result<std::vector<BlockJob>> query_block_jobs(Session& session) {
   return jobs;
 }
 
-Status blockdev_add_nbd(Session& session, const std::string& node, const std::string& unix_path,
+Status blockdev_add_nbd(Session& session, const std::string& node, const std::string& fd_name,
                         const std::string& export_name) {
   return run(session, "blockdev-add",
              {{"driver", "nbd"},
               {"node-name", node},
               {"export", export_name},
               {"reconnect-delay", 0},
-              {"server", {{"type", "unix"}, {"path", unix_path}}}});
+              {"server", {{"type", "fd"}, {"str", fd_name}}}});
 }
 
 Status blockdev_del(Session& session, const std::string& node) {
@@ -345,6 +353,35 @@ Status block_job_set_speed(Session& session, const std::string& job,
 
 Status block_job_cancel(Session& session, const std::string& job) {
   return run(session, "block-job-cancel", {{"device", job}, {"force", true}});
+}
+
+Status nbd_server_start(Session& session, const std::string& fd_name) {
+  auto started =
+      run(session, "nbd-server-start", {{"addr", {{"type", "fd"}, {"data", {{"str", fd_name}}}}}});
+  if (started) return started;
+  // QEMU has no class of error for it.
+  Error error = std::move(started).error();
+  if (error.message.find("already running") != std::string::npos) error.code = Errc::in_use;
+  return fail(std::move(error));
+}
+
+Status nbd_server_stop(Session& session) { return run(session, "nbd-server-stop", {}); }
+
+Status block_export_add(Session& session, const std::string& id, const std::string& node) {
+  return run(session, "block-export-add",
+             {{"type", "nbd"}, {"id", id}, {"node-name", node}, {"name", id}});
+}
+
+Result<std::vector<std::string>> query_block_exports(Session& session) {
+  VMSHADOW_ASSIGN(const Json reply, session.execute("query-block-exports"));
+  if (!reply.is_array()) return malformed("query-block-exports");
+  std::vector<std::string> ids;
+  for (const Json& block_export : reply) {
+    const std::string* id = string_member(block_export, "id");
+    if (id == nullptr) return malformed("query-block-exports");
+    ids.push_back(*id);
+  }
+  return ids;
 }
 
 Status pmemsave(Session& session, std::uint64_t address, std::uint64_t bytes,

@@ -86,9 +86,14 @@ struct Obstacle {
 struct WritableDisk {
   std::string name;       ///< its qdev id, qdev path or device name
   std::string node;       ///< the block node right under its device
+  std::string format;     ///< that node's driver: "raw", "qcow2", …
+  std::string file;       ///< its image, as QEMU calls it: a path, a URI, "json:…"
   std::uint64_t bytes{};  ///< as the guest sees it
 };
 [[nodiscard]] Result<std::vector<WritableDisk>> query_writable_disks(Session& session);
+
+/// Whether this QEMU has threads of their own for the I/O of disks.
+[[nodiscard]] Result<bool> has_iothreads(Session& session);
 
 /// The names of all block nodes.
 [[nodiscard]] Result<std::vector<std::string>> query_block_nodes(Session& session);
@@ -102,10 +107,10 @@ struct BlockJob {
 };
 [[nodiscard]] Result<std::vector<BlockJob>> query_block_jobs(Session& session);
 
-/// Adds a block node that is a client of the NBD export, over one connection. When that breaks it
-/// is not made anew: requests fail.
+/// Adds a block node that is a client of the NBD export at the other end of a connected socket,
+/// which QEMU has under `fd_name` (getfd). When that breaks it is not made anew: requests fail.
 [[nodiscard]] Status blockdev_add_nbd(Session& session, const std::string& node,
-                                      const std::string& unix_path, const std::string& export_name);
+                                      const std::string& fd_name, const std::string& export_name);
 [[nodiscard]] Status blockdev_del(Session& session, const std::string& node);
 /// Copies all of `node` to `target`, and each write of the guest's there before the guest sees it
 /// complete. An error of either ends the job, and not the guest's write.
@@ -116,6 +121,17 @@ struct BlockJob {
                                          std::uint64_t bytes_per_second);
 /// Ends a job at once, wherever it is; it is gone a while later.
 [[nodiscard]] Status block_job_cancel(Session& session, const std::string& job);
+
+/// Starts QEMU's NBD server, of which it has one, on a listening socket that QEMU has under
+/// `fd_name`. Errc::in_use if it runs already.
+[[nodiscard]] Status nbd_server_start(Session& session, const std::string& fd_name);
+/// Ends it with all its exports.
+[[nodiscard]] Status nbd_server_stop(Session& session);
+/// Lets `node` be read under its export's id as name.
+[[nodiscard]] Status block_export_add(Session& session, const std::string& id,
+                                      const std::string& node);
+/// The ids of all exports, whoever added them.
+[[nodiscard]] Result<std::vector<std::string>> query_block_exports(Session& session);
 
 /// Saves guest-physical memory to a file that QEMU creates.
 [[nodiscard]] Status pmemsave(Session& session, std::uint64_t address, std::uint64_t bytes,

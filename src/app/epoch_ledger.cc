@@ -146,6 +146,8 @@ void EpochLedger::report(const EpochStats& stats, const ship::CommittedEpoch& ep
                         {"full", epoch.encoded.full},
                         {"pages", stats.pages},
                         {"zero_pages", stats.zero_pages},
+                        {"disk_pages", stats.disk_pages},
+                        {"cuts", stats.cuts},
                         {"unchanged_pages", epoch.encoded.unchanged_pages},
                         {"raw_bytes", epoch.encoded.captured_pages * kPageBytes},
                         {"shipped_bytes", epoch.encoded.record_bytes},
@@ -202,6 +204,17 @@ void EpochLedger::asking_store(const ship::BaseProgress& progress) {
   } else if (style_ == ReportStyle::terminal) {
     fmt::print(out_, "\rasking the store what it has: {} of at most {} pages  ", progress.pages,
                progress.of);
+  }
+  std::fflush(out_);
+}
+
+void EpochLedger::copying_disks(std::uint64_t done, std::uint64_t total) {
+  const std::lock_guard lock(mutex_);
+  if (style_ == ReportStyle::json_lines) {
+    const nlohmann::json line{{"event", "copying_disks"}, {"bytes", done}, {"of", total}};
+    fmt::print(out_, "{}\n", line.dump());
+  } else if (style_ == ReportStyle::terminal) {
+    fmt::print(out_, "\rcopying disks: {:.0f} of {:.0f} MiB  ", mib(done), mib(total));
   }
   std::fflush(out_);
 }

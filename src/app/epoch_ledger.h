@@ -41,6 +41,8 @@ class EpochLedger {
   void tick(std::optional<std::chrono::microseconds> lag);
   /// Progress of asking the store what it has, before the first pass.
   void asking_store(const ship::BaseProgress& progress);
+  /// Progress of the disks' first copy, in bytes; `total` may grow.
+  void copying_disks(std::uint64_t done, std::uint64_t total);
   /// Progress of the first pass, for people.
   void first_pass(std::uint64_t pages);
 

@@ -1,6 +1,7 @@
 #include "app/replay_commands.h"
 
 #include <fmt/format.h>
+#include <fmt/ranges.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -15,6 +16,7 @@
 
 #include "app/progress_bar.h"
 #include "app/replay_reports.h"
+#include "replay/disk_images.h"
 #include "replay/machine_record.h"
 #include "replay/restorer.h"
 #include "store/reader.h"
@@ -172,6 +174,30 @@ Result<replay::QemuCommand> recorded_command(const EpochImage& image,
   VMSHADOW_ASSIGN(const replay::MachineRecord record,
                   replay::parse_machine_record(image.machine().json));
   return replay::command_for_restore(record, options.changes, qmp_path);
+}
+
+/// What the operator has to say about the disks of an epoch that is to be started here.
+Status check_disks(const EpochImage& image, const ReplayRestoreOptions& options) {
+  const auto& disks = image.machine().disks;
+  if (disks.empty() || options.keep_disks || !options.disks.empty()) return {};
+  std::vector<std::string> names;
+  for (const Disk& disk : disks) names.push_back(disk.name);
+  return fail(Errc::invalid_argument,
+              fmt::format("epoch {} holds disks ({}): --disks FOLDER writes them there and starts "
+                          "QEMU with them; --keep-disks leaves those that the command line names, "
+                          "which must be as they were at the cut",
+                          image.info().epoch.value, fmt::join(names, ", ")));
+}
+
+Result<std::vector<replay::Replacement>> write_disks(const EpochImage& image,
+                                                     const ReplayRestoreOptions& options) {
+  ProgressBar bar("writing disks");
+  replay::ExportOptions how;
+  how.on_progress = [&](std::uint64_t done, std::uint64_t total) {
+    bar.update(done, total);
+    return Status{};
+  };
+  return replay::write_disk_images(image, options.disks, how);
 }
 
 Status print_command(const EpochImage& image, const ReplayScope& scope,
@@ -357,7 +383,7 @@ Status verify_store(const ReplayScope& scope, bool deep) {
                                          damage.size(), damage.front()));
 }
 
-Status restore_epoch(const ReplayScope& scope, const ReplayRestoreOptions& options) {
+Status restore_epoch(const ReplayScope& scope, ReplayRestoreOptions options) {
   VMSHADOW_ASSIGN(const auto reader, store::Reader::open(scope.store, scope.keys));
   VMSHADOW_ASSIGN(const VmInfo vm, choose_vm(*reader, scope.vm));
   VMSHADOW_ASSIGN(const EpochInfo epoch, choose_epoch(*reader, vm, options.epoch));
@@ -374,7 +400,11 @@ Status restore_epoch(const ReplayScope& scope, const ReplayRestoreOptions& optio
     target = replay::MonitorTarget{options.qmp};
   } else if (options.incoming.empty()) {
     // Before anything is made: is there a command at all?
+    VMSHADOW_TRY(check_disks(*image, options));
     VMSHADOW_TRY(recorded_command(*image, options, folder_template));
+    if (!options.disks.empty()) {
+      VMSHADOW_ASSIGN(options.changes.images, write_disks(*image, options));
+    }
     VMSHADOW_ASSIGN(RunFolder made, RunFolder::make(folder_template));
     folder.emplace(std::move(made));
     qmp_path = folder->qmp_path();

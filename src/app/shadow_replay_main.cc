@@ -166,7 +166,8 @@ and left running:
 
   restore web1 --dry-run                            show the command line, start nothing
   restore web1 --epoch 1200                         as it was at that epoch
-  restore web1 --set /srv/web1.img=/srv/copy.img    the disk is elsewhere here
+  restore web1 --disks /srv/web1-restored           its disks too, as files of that folder
+  restore web1 --set /srv/a.iso=/srv/b.iso          something is elsewhere here
 
 or you start it, with the same machine type, memory and devices:
 
@@ -175,8 +176,10 @@ or you start it, with the same machine type, memory and devices:
   qemu-system-x86_64 ... -incoming unix:/run/in.sock
   restore web1 --incoming unix:/run/in.sock
 
-What the guest did after the epoch's cut is lost; how much that is gets printed. Only RAM and devices
-are restored: disks must be as they were at the cut. Make sure that the original no longer runs.
+What the guest did after the epoch's cut is lost; how much that is gets printed. An epoch that holds
+disks needs --disks, or --keep-disks if the images are as they were at the cut; into a QEMU of yours
+it brings RAM and devices alone, and shadow-replay export has the images. Make sure that the original
+no longer runs.
 
 Exit codes: 0 it runs (or is paused, if it was); 1 failed, and a QEMU started here was ended; 2 usage.)";
 
@@ -246,6 +249,13 @@ CLI::App* add_restore(CLI::App& cli, app::ReplayScope& scope, RawRestoreOptions&
                                    "NAME=VALUE for QEMU's environment"));
   started_only(
       restore->add_option("--cwd", options.changes.cwd, "folder that relative paths refer to"));
+  auto* disks = restore->add_option("--disks", options.disks,
+                                    "write the epoch's disks into this folder and use them");
+  started_only(disks);
+  started_only(restore
+                   ->add_flag("--keep-disks", options.keep_disks,
+                              "use the images that the command line names, as they are")
+                   ->excludes(disks));
   started_only(restore->add_option("--run-dir", options.run_dir,
                                    "where the monitor's socket and the log go"));
   started_only(restore->add_flag("--dry-run", options.dry_run, "print the command, start nothing"));

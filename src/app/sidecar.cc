@@ -17,6 +17,7 @@
 #include "capture/colo_probe.h"
 #include "capture/colo_source.h"
 #include "capture/colo_versions.h"
+#include "capture/disk_capture.h"
 #include "capture/full_pass_source.h"
 #include "capture/release_vm.h"
 #include "capture/vm_claim.h"
@@ -179,8 +180,9 @@ qmp::SessionOptions with_events(capture::VmEvents& events) {
 }
 
 capture::ColoOptions colo_options(const StopSignal& stop, capture::GuardFlags& flags,
-                                  EpochLedger& ledger) {
+                                  EpochLedger& ledger, capture::DiskCapture* disks) {
   capture::ColoOptions options;
+  options.disks = disks;
   options.on_attach = [&flags](const capture::MigrationSettings& before) { flags.arm(before); };
   options.cancelled = [&stop, &flags] {
     flags.beat();
@@ -189,6 +191,17 @@ capture::ColoOptions colo_options(const StopSignal& stop, capture::GuardFlags& f
   options.on_first_pass = [&ledger](std::uint64_t pages) { ledger.first_pass(pages); };
   options.stopped_since_ns = &flags.stopped_since_ns;
   return options;
+}
+
+capture::DiskCaptureOptions disk_options(const SidecarOptions& options,
+                                         const capture::GuardFlags& flags, EpochLedger& ledger) {
+  capture::DiskCaptureOptions to;
+  to.held_bytes_max = options.disk_buffer_bytes;
+  to.to_guard = flags.to_guard;
+  to.on_copy = [&ledger](std::uint64_t done, std::uint64_t total) {
+    ledger.copying_disks(done, total);
+  };
+  return to;
 }
 
 capture::FullPassOptions full_pass_options(const SidecarOptions& options, const StopSignal& stop,
@@ -279,10 +292,12 @@ VmFate after_lost_monitor(const std::string& qmp_path, capture::GuardFlags& flag
   if (!again) {
     return is_gone(again.error()) ? VmFate::gone : VmFate::unknown;
   }
-  if (!flags.migrating) return VmFate::runs_on;
-  if (!capture::release_vm(**again, flags.resume_owed)) return VmFate::unknown;
-  const auto settings = capture::MigrationSettings::parse(flags.settings.data());
-  if (settings && !settings->restore(**again)) return VmFate::unknown;
+  if (flags.migrating) {
+    if (!capture::release_vm(**again, flags.resume_owed)) return VmFate::unknown;
+    const auto settings = capture::MigrationSettings::parse(flags.settings.data());
+    if (settings && !settings->restore(**again)) return VmFate::unknown;
+  }
+  if (flags.mirroring && !capture::leave_disks(**again)) return VmFate::unknown;
   return VmFate::runs_on;
 }
 
@@ -333,7 +348,12 @@ int run_sidecar(const SidecarOptions& options, const StopSignal& stop, capture::
       able = fail(std::move(chosen).error());
     }
   }
-  if (able && !options.ignore_disks) able = capture::refuse_unprotected_disks(**session);
+  bool with_disks = false;
+  if (able && !options.ignore_disks) {
+    auto found = capture::has_disks_to_protect(**session, choice);
+    with_disks = found.value_or(false);
+    if (!found) able = fail(std::move(found).error());
+  }
   if (!able) {
     say(fmt::format("VM '{}' cannot be protected: {}", options.vm_name, able.error().message));
     return ends_first_start(flags, able.error());
@@ -370,11 +390,23 @@ int run_sidecar(const SidecarOptions& options, const StopSignal& stop, capture::
   }
 
   figures.generation = (*shipper)->generation().value;
+  std::unique_ptr<capture::DiskCapture> disks;
+  if (with_disks) {
+    flags.mirroring = true;
+    auto begun = capture::DiskCapture::begin(**session, disk_options(options, flags, ledger));
+    if (!begun) {
+      // It has left nothing, if there was a monitor to do so.
+      flags.mirroring = (*session)->closed().has_value();
+      say(fmt::format("VM '{}' cannot be protected: {}", options.vm_name, begun.error().message));
+      return ends_first_start(flags, begun.error());
+    }
+    disks = *std::move(begun);
+  }
   std::function<Status()> tick;
   const std::unique_ptr<PageSource> source = [&]() -> std::unique_ptr<PageSource> {
     if (choice.kind == capture::CaptureKind::colo) {
       return std::make_unique<capture::ColoSource>(**session, events, system_clock(),
-                                                   colo_options(stop, flags, ledger));
+                                                   colo_options(stop, flags, ledger, disks.get()));
     }
     return std::make_unique<capture::FullPassSource>(
         **session, events, system_clock(), full_pass_options(options, stop, flags, ledger, tick));
@@ -386,6 +418,10 @@ int run_sidecar(const SidecarOptions& options, const StopSignal& stop, capture::
   figures.taken_by = 0;
   // The VM first, then what is still on its way to the store.
   Status released = source->detach();
+  if (disks) {
+    auto left = disks->stop();
+    if (released && !left) released = std::move(left);
+  }
   VmFate fate = released ? VmFate::runs_on : VmFate::unknown;
   const auto monitor_lost = (*session)->closed();
   if (monitor_lost) {
@@ -399,6 +435,7 @@ int run_sidecar(const SidecarOptions& options, const StopSignal& stop, capture::
     return capture::kWorkerTryAgain;
   }
   flags.migrating = false;
+  flags.mirroring = false;
   (*shipper)->hurry();
   const Status flushed =
       (*shipper)->flush(fate == VmFate::gone ? kFlushPatienceVmGone : kFlushPatience);

@@ -37,8 +37,10 @@ struct SidecarOptions {
   std::optional<std::uint64_t> epochs;
   /// End instead of protecting again when protection was lost.
   bool once = false;
-  /// Protect RAM and devices of a VM that also has writable disks.
+  /// Protect RAM and devices alone of a VM that also has writable disks.
   bool ignore_disks = false;
+  /// What a disk's guest may write between two epochs, in memory.
+  std::size_t disk_buffer_bytes = std::size_t{256} << 20;
   /// Ship all RAM at the start, also where the store has most of it already.
   bool ship_all = false;
   ReportStyle report = ReportStyle::quiet;

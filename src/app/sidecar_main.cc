@@ -114,6 +114,7 @@ int main(int argc, char** argv) {
   std::uint64_t pause_deadline_ms = 300;
   std::uint64_t retry_most_s = 60;
   std::uint64_t epochs = 0;
+  std::uint64_t disk_buffer_mib = 256;
   bool json = false;
   bool quiet = false;
   bool verbose = false;
@@ -176,7 +177,13 @@ int main(int argc, char** argv) {
   cli.add_flag("--release", release,
                "release a VM that a killed sidecar left paused, and do nothing else");
   cli.add_flag("--ignore-disks", options.ignore_disks,
-               "protect RAM and devices of a VM that also has writable disks");
+               "protect RAM and devices alone of a VM that also has writable disks: a restore then "
+               "needs disks of the same moment from elsewhere");
+  cli.add_option("--disk-buffer-mib", disk_buffer_mib,
+                 "what may be written to one disk between two epochs, in MiB of memory; past that "
+                 "the guest goes on, and its disks are copied anew")
+      ->capture_default_str()
+      ->check(CLI::Range(std::uint64_t{16}, std::uint64_t{65'536}));
   cli.add_flag(
       "--ship-all", options.ship_all,
       "ship all RAM at the start; otherwise only what differs from the newest epoch that the "
@@ -214,6 +221,7 @@ int main(int argc, char** argv) {
     say(kProgram, metrics_server.error().message);
     return app::kExitUsage;
   }
+  options.disk_buffer_bytes = static_cast<std::size_t>(disk_buffer_mib) << 20;
   if (source == "colo") options.source = capture::CaptureKind::colo;
   if (source == "full-pass") options.source = capture::CaptureKind::full_pass;
   options.interval = std::chrono::milliseconds{interval_ms};

@@ -2,14 +2,16 @@
 
 #include <fmt/format.h>
 
+#include "capture/disk_capture.h"
 #include "capture/migration_settings.h"
 #include "capture/release_vm.h"
 #include "qmp/commands.h"
 
 namespace vmshadow::capture {
 
-Result<std::optional<std::string>> release_abandoned(qmp::Session& session) {
-  free_stuck_monitor(session);
+namespace {
+
+Result<std::optional<std::string>> release_migration(qmp::Session& session) {
   // What a full pass needs on, COLO needs too, or leaves alone; x-colo is switched off for both.
   VMSHADOW_ASSIGN(const auto settings, MigrationSettings::read(session, CaptureKind::full_pass));
   if (!settings.left_by_capture()) return std::nullopt;
@@ -36,6 +38,17 @@ Result<std::optional<std::string>> release_abandoned(qmp::Session& session) {
       before.running ? (migration.status == "colo" ? "running in COLO" : "running")
                      : fmt::format("standing still, status {}", before.text),
       migration.status, state);
+}
+
+}  // namespace
+
+Result<std::optional<std::string>> release_abandoned(qmp::Session& session) {
+  free_stuck_monitor(session);
+  VMSHADOW_ASSIGN(const auto released, release_migration(session));
+  VMSHADOW_ASSIGN(const bool mirrors, leave_disks(session));
+  if (released || !mirrors) return released;
+  return "a vmshadow-sidecar that was killed together with its guard had left mirrors of this VM's "
+         "disks: they were ended";
 }
 
 }  // namespace vmshadow::capture

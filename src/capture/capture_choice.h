@@ -22,4 +22,8 @@ struct CaptureChoice {
 [[nodiscard]] Result<CaptureChoice> choose_capture(qmp::Session& session,
                                                    std::optional<CaptureKind> wanted);
 
+/// Whether the VM has disks that it writes to. Errc::unsupported if it has, and epochs taken so
+/// cannot hold them: RAM restored beside a disk of another moment is a damaged file system.
+[[nodiscard]] Result<bool> has_disks_to_protect(qmp::Session& session, const CaptureChoice& choice);
+
 }  // namespace vmshadow::capture

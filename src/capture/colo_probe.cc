@@ -84,16 +84,4 @@ Status probe_vm(qmp::Session& session) {
   return {};
 }
 
-Status refuse_unprotected_disks(qmp::Session& session) {
-  VMSHADOW_ASSIGN(const auto disks, qmp::query_writable_disks(session));
-  if (disks.empty()) return {};
-  std::vector<std::string> names;
-  for (const qmp::WritableDisk& disk : disks) names.push_back(disk.name);
-  return fail(Errc::unsupported,
-              fmt::format("it has disks that it writes to ({}), and disks are not protected yet: a "
-                          "restore would put its RAM beside disks of another moment; "
-                          "--ignore-disks protects RAM and devices alone",
-                          fmt::join(names, ", ")));
-}
-
 }  // namespace vmshadow::capture

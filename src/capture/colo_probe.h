@@ -20,8 +20,4 @@ namespace vmshadow::capture {
 /// running, a migration of somebody else's (Errc::in_use). Touches nothing.
 [[nodiscard]] Status probe_vm(qmp::Session& session);
 
-/// Refuses (Errc::unsupported) a VM with disks it may write to: an epoch holds RAM and devices
-/// alone, and RAM restored beside a disk of another moment is a damaged file system.
-[[nodiscard]] Status refuse_unprotected_disks(qmp::Session& session);
-
 }  // namespace vmshadow::capture

@@ -84,7 +84,8 @@ DiskMirror::DiskMirror(qmp::Session& session, qmp::WritableDisk disk)
 
 Result<std::unique_ptr<DiskMirror>> DiskMirror::start(qmp::Session& session,
                                                       const qmp::WritableDisk& disk,
-                                                      const Target& target) {
+                                                      UniqueFd connection,
+                                                      const std::string& export_name) {
   const auto of_disk = [&](Error error) {
     return fail(std::move(error).with_context(fmt::format("mirroring disk '{}'", disk.name)));
   };
@@ -92,10 +93,16 @@ Result<std::unique_ptr<DiskMirror>> DiskMirror::start(qmp::Session& session,
     return of_disk({Errc::unsupported, "QEMU does not tell its block node and its length"});
   }
   std::unique_ptr<DiskMirror> mirror(new DiskMirror(session, disk));
-  if (auto added =
-          qmp::blockdev_add_nbd(session, mirror->node_, target.unix_path, target.export_name);
+  if (auto passed = qmp::getfd(session, mirror->node_, connection.get()); !passed) {
+    mirror->stopped_ = true;
+    return of_disk(std::move(passed).error());
+  }
+  connection.reset();
+  if (auto added = qmp::blockdev_add_nbd(session, mirror->node_, mirror->node_, export_name);
       !added) {
     mirror->stopped_ = true;
+    // Taken already, unless QEMU did not get as far as that.
+    static_cast<void>(qmp::closefd(session, mirror->node_));
     return of_disk(std::move(added).error());
   }
   // From here on the destructor has something to take out again.
@@ -128,17 +135,22 @@ Status DiskMirror::stop(std::chrono::milliseconds within) {
   return remove_node(session_, node_, deadline);
 }
 
-Status leave_disks(qmp::Session& session, std::chrono::milliseconds within) {
+Result<bool> end_mirrors(qmp::Session& session, std::chrono::milliseconds within) {
   const auto deadline = io::deadline_after(within);
+  bool any = false;
   VMSHADOW_ASSIGN(const auto jobs, qmp::query_block_jobs(session));
   for (const qmp::BlockJob& job : jobs) {
-    if (job.id.starts_with(kJobPrefix)) VMSHADOW_TRY(end_job(session, job.id, deadline));
+    if (!job.id.starts_with(kJobPrefix)) continue;
+    VMSHADOW_TRY(end_job(session, job.id, deadline));
+    any = true;
   }
   VMSHADOW_ASSIGN(const auto nodes, qmp::query_block_nodes(session));
   for (const std::string& node : nodes) {
-    if (node.starts_with(kNodePrefix)) VMSHADOW_TRY(remove_node(session, node, deadline));
+    if (!node.starts_with(kNodePrefix)) continue;
+    VMSHADOW_TRY(remove_node(session, node, deadline));
+    any = true;
   }
-  return {};
+  return any;
 }
 
 }  // namespace vmshadow::capture

@@ -6,7 +6,6 @@
 //                                or somebody cancelled it); the guest's writes go on without us
 //
 // What is in QEMU has names that begin with "vmshadow-": a block node for the export, and the job.
-// leave_disks() takes such things out again that a sidecar left behind which has died.
 //
 // A target that stops answering stops the guest: whoever serves the export acknowledges from
 // memory, and sees to it that its connection can be shut down from outside this process.
@@ -19,6 +18,7 @@
 
 #include <vmshadow/result.h>
 
+#include "base/unique_fd.h"
 #include "qmp/commands.h"
 #include "qmp/session.h"
 
@@ -26,15 +26,13 @@ namespace vmshadow::capture {
 
 class DiskMirror {
  public:
-  struct Target {
-    std::string unix_path;
-    std::string export_name;
-  };
-  /// `session` outlives it. Errors: QEMU's, with the disk's name; Errc::unsupported if QEMU does
-  /// not tell the disk's node or length. After an error nothing is left in QEMU.
+  /// `connection` is QEMU's end of a socket whose other end serves NBD by now. `session` outlives
+  /// the mirror. Errors: QEMU's, with the disk's name; Errc::unsupported if QEMU does not tell the
+  /// disk's node or length. After an error nothing is left in QEMU.
   [[nodiscard]] static Result<std::unique_ptr<DiskMirror>> start(qmp::Session& session,
                                                                  const qmp::WritableDisk& disk,
-                                                                 const Target& target);
+                                                                 UniqueFd connection,
+                                                                 const std::string& export_name);
   /// stop(), and tells the log what went wrong.
   ~DiskMirror();
   DiskMirror(const DiskMirror&) = delete;
@@ -64,8 +62,9 @@ class DiskMirror {
   bool stopped_ = false;
 };
 
-/// Ends mirrors of ours and takes their nodes out of QEMU, whoever began them.
-[[nodiscard]] Status leave_disks(qmp::Session& session,
-                                 std::chrono::milliseconds within = std::chrono::seconds(10));
+/// Ends mirrors of ours and takes their nodes out of QEMU, whoever began them. True if there were
+/// any.
+[[nodiscard]] Result<bool> end_mirrors(qmp::Session& session,
+                                       std::chrono::milliseconds within = std::chrono::seconds(10));
 
 }  // namespace vmshadow::capture

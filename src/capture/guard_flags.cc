@@ -16,6 +16,7 @@ void GuardFlags::arm(const MigrationSettings& before) {
 
 void GuardFlags::clear() {
   migrating = false;
+  mirroring = false;
   resume_owed = false;
   stopped_since_ns = 0;
   protected_since_ns = 0;

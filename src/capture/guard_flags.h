@@ -15,6 +15,8 @@ struct GuardFlags {
   /// The worker is between telling QEMU to migrate and having released the VM: only then may the
   /// guard act on the VM.
   std::atomic<bool> migrating{false};
+  /// The worker has put mirrors of disks into QEMU and not taken them out again.
+  std::atomic<bool> mirroring{false};
   /// The worker lets QEMU complete a migration, and resumes the VM then: one that is found in
   /// postmigrate is ours to resume.
   std::atomic<bool> resume_owed{false};
@@ -29,8 +31,9 @@ struct GuardFlags {
   /// This worker's number, from 1: what GuardCounts::workers_started is while it lives. Written by
   /// the guard.
   std::uint64_t worker = 0;
-  /// A socket to the guard, valid in the worker: takes the worker's monitor connection
-  /// (qmp::Session::pass_connection). Set by the guard.
+  /// A socket to the guard, valid in the worker: takes what QEMU must be freed from if the worker
+  /// does not die as it should, its monitor connection (qmp::Session::pass_connection) and those
+  /// of disks' mirrors. Set by the guard.
   int to_guard = -1;
   /// What must be put back (MigrationSettings::text()); valid while `migrating`.
   std::array<char, MigrationSettings::kTextBytesMax + 1> settings{};

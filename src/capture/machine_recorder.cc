@@ -37,7 +37,8 @@ std::string read_directory(int pid) {
 
 }  // namespace
 
-Result<std::string> record_machine(qmp::Session& session) {
+Result<std::string> record_machine(qmp::Session& session,
+                                   const std::vector<qmp::WritableDisk>& disks) {
   VMSHADOW_ASSIGN(const qmp::MachineFacts facts, qmp::query_machine(session));
   const auto qemu = find_qemu_process(session);
   if (!qemu) {
@@ -56,6 +57,9 @@ Result<std::string> record_machine(qmp::Session& session) {
   json["qemu_binary"] = qemu ? qemu->executable : std::string();
   json["argv"] = qemu ? read_arguments(qemu->pid) : std::vector<std::string>();
   json["cwd"] = qemu ? read_directory(qemu->pid) : std::string();
+  for (const qmp::WritableDisk& disk : disks) {
+    json["disks"].push_back({{"name", disk.name}, {"format", disk.format}, {"file", disk.file}});
+  }
   // Arguments are bytes; what is not UTF-8 cannot stand in JSON and is replaced.
   std::string text = json.dump(2, ' ', false, qmp::Json::error_handler_t::replace);
   if (text.size() > kMachineTextBytesMax) {

@@ -2,16 +2,18 @@
 #pragma once
 
 #include <string>
+#include <vector>
 
 #include <vmshadow/result.h>
 
-#include "qmp/session.h"
+#include "qmp/commands.h"
 
 namespace vmshadow::capture {
 
 /// The JSON text of MachineDescription::json (keys: docs/store-format.md). The command line comes
 /// from /proc of the process behind the monitor; where that cannot be read (another container, a
 /// monitor through a proxy) "argv" is empty and a restore needs a QEMU that already waits.
-[[nodiscard]] Result<std::string> record_machine(qmp::Session& session);
+[[nodiscard]] Result<std::string> record_machine(qmp::Session& session,
+                                                 const std::vector<qmp::WritableDisk>& disks = {});
 
 }  // namespace vmshadow::capture

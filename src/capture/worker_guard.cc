@@ -25,6 +25,7 @@
 #include "base/unique_fd.h"
 #include "capture/abandoned_capture.h"
 #include "capture/back_off.h"
+#include "capture/disk_capture.h"
 #include "capture/guard_priority.h"
 #include "capture/release_vm.h"
 #include "capture/vm_claim.h"
@@ -103,13 +104,14 @@ class WorkerGuard {
   void reap();
   void look();
   void kill_worker(Death why, GuardCounts::Kill counted);
-  bool cut_monitor();
+  bool cut_connections();
   [[nodiscard]] nanoseconds until_next_look() const;
   /// Takes a signal if one comes in time; true if it tells us to end.
   bool take_signal(nanoseconds limit);
   [[nodiscard]] std::optional<int> after_worker();
   [[nodiscard]] Release release_vm_at_last();
   [[nodiscard]] Status try_release();
+  [[nodiscard]] Status try_to_end_capture(qmp::Session& session);
   [[nodiscard]] std::string death_text() const;
   [[nodiscard]] bool wait_out(milliseconds wait);
 
@@ -159,7 +161,7 @@ int WorkerGuard::run() {
       }
       watch();
       counts_.worker_lives = false;
-      cut_monitor();  // what is on its way to us keeps it open, though the worker is dead
+      cut_connections();  // what is on its way to us keeps it open, though the worker is dead
       if (const auto code = after_worker()) return *code;
     } else if (flags_.restarts == 0) {
       return kWorkerFailed;
@@ -254,14 +256,18 @@ void WorkerGuard::watch() {
     // A dying process keeps its sockets until its last thread has run once more. On a host whose
     // processors are all busy that may take seconds (the encoder has SCHED_IDLE), and one whose
     // disk does not answer never does: it must not keep the VM.
-    if (cut_monitor() || now() - killed_at_ > kDiesWithin) return;
+    if (cut_connections() || now() - killed_at_ > kDiesWithin) return;
   }
 }
 
-/// Frees the worker's monitor for us as its death would. False if we do not have it.
-bool WorkerGuard::cut_monitor() {
-  const UniqueFd monitor = io::take_passed_fd(from_worker_.get());
-  return monitor && ::shutdown(monitor.get(), SHUT_RDWR) == 0;
+/// Frees the worker's monitor for us, and QEMU from its mirrors, as its death would. False if we
+/// have none of them.
+bool WorkerGuard::cut_connections() {
+  bool cut = false;
+  while (const UniqueFd passed = io::take_passed_fd(from_worker_.get())) {
+    cut = ::shutdown(passed.get(), SHUT_RDWR) == 0 || cut;
+  }
+  return cut;
 }
 
 bool WorkerGuard::take_signal(nanoseconds limit) {
@@ -357,7 +363,7 @@ std::optional<int> WorkerGuard::after_worker() {
   if (since != 0 && now() - MonotonicTime{since} > kHealthyAfter) back_off_.reset();
   const bool ends = options_.once || told_to_stop_ || (exited && code != kWorkerTryAgain);
 
-  if (flags_.migrating) {
+  if (flags_.migrating || flags_.mirroring) {
     switch (release_vm_at_last()) {
       case Release::vm_gone:
         return kWorkerVmGone;
@@ -427,17 +433,23 @@ Status WorkerGuard::try_release() {
   VMSHADOW_ASSIGN(const auto session, open());
   free_stuck_monitor(*session);
   not_released_.clear();
-  auto released = release_vm(*session, flags_.resume_owed);
+  if (flags_.migrating) VMSHADOW_TRY(try_to_end_capture(*session));
+  if (flags_.mirroring) VMSHADOW_TRY(leave_disks(*session));
+  return {};
+}
+
+Status WorkerGuard::try_to_end_capture(qmp::Session& session) {
+  auto released = release_vm(session, flags_.resume_owed);
   if (released && *released) ended_capture_ = true;
   if (!released) {
     // A QEMU that has lost track of its migration never ends it; what counts is the guest.
-    const auto run_state = qmp::query_status(*session);
+    const auto run_state = qmp::query_status(session);
     if (!run_state || !run_state->running) return fail(std::move(released).error());
     not_released_ = std::move(released).error().message;
     return {};
   }
   VMSHADOW_ASSIGN(const auto settings, MigrationSettings::parse(flags_.settings.data()));
-  return settings.restore(*session);
+  return settings.restore(session);
 }
 
 /// False if told to stop meanwhile.

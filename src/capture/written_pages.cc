@@ -104,6 +104,19 @@ void WrittenPages::end_at(std::uint64_t disk_bytes) {
   if (at != pages_.end()) at->second.known |= sectors(within, kPageBytes - within);
 }
 
+WrittenPages WrittenPages::take_complete() {
+  WrittenPages taken = std::exchange(*this, {});
+  for (const PageNumber page : taken.incomplete()) {
+    pages_.insert(taken.pages_.extract(page.value));
+  }
+  return taken;
+}
+
+bool WrittenPages::is_incomplete(PageNumber page) const {
+  const auto at = pages_.find(page.value);
+  return at != pages_.end() && at->second.known != kAll;
+}
+
 std::vector<PageNumber> WrittenPages::incomplete() const {
   std::vector<PageNumber> numbers;
   for (const auto& [number, page] : pages_) {

@@ -33,10 +33,13 @@ class WrittenPages {
   /// What a page has past the disk's end is zeroes, and known.
   void end_at(std::uint64_t disk_bytes);
 
+  /// Takes out all but the pages of which some sectors are not known.
+  [[nodiscard]] WrittenPages take_complete();
+
+  [[nodiscard]] bool is_incomplete(PageNumber page) const;
   /// The pages of which some sectors are not known, in ascending order.
   [[nodiscard]] std::vector<PageNumber> incomplete() const;
-  /// Takes from `content`, the whole page as it is on the disk, what is not known here. To be read
-  /// while the guest stands still at the cut: later, the disk is newer than the epoch. A page that
+  /// Takes from `content`, the whole page as it is on the disk, what is not known here. A page that
   /// was not written, or is complete, stays as it is.
   void complete(PageNumber page, ByteSpan content);
 

@@ -7,14 +7,12 @@
 #include "nbd/transmission.h"
 
 namespace vmshadow::nbd {
-namespace {
 
-Status converse(ByteStream& stream, std::span<const Export> exports) {
+Status serve_client(int fd, std::span<const Export> exports, const ServerOptions& options) {
+  SocketStream stream(fd, io::deadline_after(options.handshake_within), options.reply_within);
   VMSHADOW_ASSIGN(const auto agreement, negotiate(stream, exports));
   return agreement ? transmit(stream, *agreement) : Status{};
 }
-
-}  // namespace
 
 Result<std::unique_ptr<Server>> Server::listen(const std::string& unix_path,
                                                std::vector<Export> exports, ServerOptions options) {
@@ -43,9 +41,7 @@ Status Server::serve(int wake_fd) { return connections_.accept_from(listener_.ge
 
 void Server::serve_connection(UniqueFd fd) const {
   const std::string peer = io::peer_text(fd.get());
-  SocketStream stream(fd.get(), io::deadline_after(options_.handshake_within),
-                      options_.reply_within);
-  const auto done = converse(stream, exports_);
+  const auto done = serve_client(fd.get(), exports_, options_);
   if (done || done.error().code == Errc::closed) return;
   spdlog::warn("NBD client {}: {}", peer, done.error().message);
 }

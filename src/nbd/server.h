@@ -4,6 +4,7 @@
 #include <chrono>
 #include <cstddef>
 #include <memory>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -22,6 +23,11 @@ struct ServerOptions {
   /// For a client to take a reply.
   std::chrono::milliseconds reply_within{60000};
 };
+
+/// Serves a connected client until it disconnects (success) or its connection ends: Errc::closed,
+/// ::timed_out or ::protocol. Of the options, `connections_max` does not matter here.
+[[nodiscard]] Status serve_client(int fd, std::span<const Export> exports,
+                                  const ServerOptions& options = {});
 
 class Server {
  public:

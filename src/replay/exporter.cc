@@ -90,6 +90,15 @@ Status write_whole(const OutputPlace& place, const std::string& name, ByteSpan b
   return file.finish();
 }
 
+Status write_block(const EpochImage& image, BlockIndex index, SparseWriter& file,
+                   PageCounter& counter, ExportReport& report) {
+  VMSHADOW_TRY(file.set_bytes(image.machine().block(index).bytes));
+  VMSHADOW_TRY(for_each_data_page(
+      image, index, counter, report,
+      [&](std::uint64_t offset, ByteSpan bytes) { return file.write(offset, bytes); }));
+  return file.finish();
+}
+
 Result<ExportReport> export_raw(const EpochImage& image, const std::string& path,
                                 const ExportOptions& options) {
   ExportReport report;
@@ -101,15 +110,10 @@ Result<ExportReport> export_raw(const EpochImage& image, const std::string& path
   PageCounter counter(machine.total_pages() * kPageBytes, options);
   for (std::size_t i = 0; i < machine.block_count(); ++i) {
     const BlockIndex index{static_cast<std::uint16_t>(i)};
-    const auto block = machine.block(index);
-    const std::string name = file_name_of_block(block);
+    const std::string name = file_name_of_block(machine.block(index));
     VMSHADOW_ASSIGN(SparseWriter file, place.create(name));
-    VMSHADOW_TRY(file.set_bytes(block.bytes));
-    VMSHADOW_TRY(for_each_data_page(
-        image, index, counter, report,
-        [&](std::uint64_t offset, ByteSpan bytes) { return file.write(offset, bytes); }));
-    VMSHADOW_TRY(file.finish());
-    report.files.push_back({place.path() + "/" + name, block.bytes});
+    VMSHADOW_TRY(write_block(image, index, file, counter, report));
+    report.files.push_back({place.path() + "/" + name, machine.block(index).bytes});
   }
   VMSHADOW_TRY(
       write_whole(place, kMachineFile, std::as_bytes(std::span(image.machine().json)), report));
@@ -267,6 +271,17 @@ Result<ExportReport> export_migration(const EpochImage& image, const std::string
 }
 
 }  // namespace
+
+Status export_disk(const EpochImage& image, BlockIndex disk, const std::string& path,
+                   const ExportOptions& options) {
+  VMSHADOW_ASSIGN(OutputPlace place,
+                  OutputPlace::prepare(path, OutputPlace::Kind::file, options.replace));
+  VMSHADOW_ASSIGN(SparseWriter file, place.open());
+  PageCounter counter(image.machine().block(disk).pages * kPageBytes, options);
+  ExportReport report;
+  VMSHADOW_TRY(write_block(image, disk, file, counter, report));
+  return place.publish();
+}
 
 std::string file_name_of_block(const MachineDescription::Block& block) {
   std::string name;

@@ -52,6 +52,10 @@ struct ExportReport {
                                                 ExportFormat format, const std::string& path,
                                                 const ExportOptions& options = {});
 
+/// Writes one disk to `path`, raw and sparse. Errors as above.
+[[nodiscard]] Status export_disk(const EpochImage& image, BlockIndex disk, const std::string& path,
+                                 const ExportOptions& options = {});
+
 /// A RAM block's or disk's name as a file name: what is not [A-Za-z0-9._-] becomes "%XX", so does
 /// a leading '.'; different names stay different.
 [[nodiscard]] std::string file_name_of_block(const MachineDescription::Block& block);

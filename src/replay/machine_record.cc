@@ -40,6 +40,22 @@ Status read_argv(const Json& object, std::vector<std::string>& into) {
   return {};
 }
 
+Status read_disks(const Json& object, std::vector<MachineRecord::Disk>& into) {
+  const auto found = object.find("disks");
+  if (found == object.end() || found->is_null()) return {};
+  if (!found->is_array() || found->size() > kBlocksMax) {
+    return malformed("has 'disks' that are not a list of disks");
+  }
+  for (const Json& entry : *found) {
+    if (!entry.is_object()) return malformed("has 'disks' with an entry that is none");
+    MachineRecord::Disk& disk = into.emplace_back();
+    VMSHADOW_TRY(read_text(entry, "name", disk.name));
+    VMSHADOW_TRY(read_text(entry, "format", disk.format));
+    VMSHADOW_TRY(read_text(entry, "file", disk.file));
+  }
+  return {};
+}
+
 }  // namespace
 
 Result<MachineRecord> parse_machine_record(const std::string& json_text) {
@@ -55,6 +71,7 @@ Result<MachineRecord> parse_machine_record(const std::string& json_text) {
   VMSHADOW_TRY(read_text(object, "uuid", record.uuid));
   VMSHADOW_TRY(read_text(object, "name", record.name));
   VMSHADOW_TRY(read_argv(object, record.argv));
+  VMSHADOW_TRY(read_disks(object, record.disks));
   if (const auto ram = object.find("ram_bytes"); ram != object.end() && !ram->is_null()) {
     if (!ram->is_number_unsigned()) return malformed("has a 'ram_bytes' that is not a byte count");
     record.ram_bytes = ram->get<std::uint64_t>();

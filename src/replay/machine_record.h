@@ -20,6 +20,12 @@ struct MachineRecord {
   std::uint64_t ram_bytes{};      ///< 0 if not recorded
   std::vector<std::string> argv;  ///< as /proc/PID/cmdline had it; may be empty
   std::string cwd;                ///< what relative paths in argv refer to; may be empty
+  struct Disk {
+    std::string name;
+    std::string format;  ///< "raw", "qcow2", …
+    std::string file;    ///< its image, as QEMU called it
+  };
+  std::vector<Disk> disks;  ///< the protected ones, in MachineDescription's order
   std::string uuid;
   std::string name;
 };

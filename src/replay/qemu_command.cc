@@ -168,6 +168,38 @@ bool replace_all(std::string& text, const Replacement& replacement) {
   return found;
 }
 
+/// A file's name stands where an option's value or a text of JSON does, and not within another.
+bool replace_file_name(std::string& text, const Replacement& replacement) {
+  constexpr std::string_view kBefore = "=\"";
+  constexpr std::string_view kBehind = ",\"";
+  bool found = false;
+  for (std::size_t at = text.find(replacement.from); at != std::string::npos;
+       at = text.find(replacement.from, at + 1)) {
+    const std::size_t end = at + replacement.from.size();
+    if (at != 0 && kBefore.find(text[at - 1]) == std::string_view::npos) continue;
+    if (end != text.size() && kBehind.find(text[end]) == std::string_view::npos) continue;
+    text.replace(at, replacement.from.size(), replacement.to);
+    at += replacement.to.size();
+    found = true;
+  }
+  return found;
+}
+
+Status apply_images(std::vector<std::string>& arguments, const std::vector<Replacement>& images) {
+  for (const Replacement& image : images) {
+    bool found = false;
+    for (std::string& argument : arguments) {
+      found |= !image.from.empty() && replace_file_name(argument, image);
+    }
+    if (found) continue;
+    return fail(Errc::invalid_argument,
+                fmt::format("the recorded command line does not name the image '{}' of a disk: "
+                            "look at it with --dry-run, and use --keep-disks with --set",
+                            image.from));
+  }
+  return {};
+}
+
 Status apply_replacements(std::vector<std::string>& arguments,
                           const std::vector<Replacement>& replacements) {
   for (const Replacement& replacement : replacements) {
@@ -284,6 +316,7 @@ Result<QemuCommand> command_for_restore(const MachineRecord& record, const Comma
     if (item.dropped) continue;
     for (std::string& word : item.words) arguments.push_back(std::move(word));
   }
+  VMSHADOW_TRY(apply_images(arguments, changes.images));
   VMSHADOW_TRY(apply_replacements(arguments, changes.replacements));
   VMSHADOW_TRY(refuse_inherited_descriptors(arguments));
 

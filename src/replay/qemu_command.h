@@ -27,6 +27,7 @@ struct Replacement {
 struct CommandChanges {
   std::string qemu_binary;                ///< empty: the recorded one
   std::string cwd;                        ///< empty: the recorded one
+  std::vector<Replacement> images;        ///< whole file names, before `replacements`
   std::vector<Replacement> replacements;  ///< applied in order, to every kept argument
   std::vector<std::string> extra_args;    ///< appended as they are
   std::vector<std::string> environment;   ///< "NAME=VALUE", added to our own
@@ -40,8 +41,8 @@ struct QemuCommand {
   bool needs_kvm{};
 };
 
-/// Errc::invalid_argument when a replacement matches nothing, or an argument that is kept names a
-/// file descriptor that only the original's parent could pass.
+/// Errc::invalid_argument when an image's name or a replacement matches nothing, or an argument
+/// that is kept names a file descriptor that only the original's parent could pass.
 [[nodiscard]] Result<QemuCommand> command_for_restore(const MachineRecord& record,
                                                       const CommandChanges& changes,
                                                       const std::string& qmp_path);

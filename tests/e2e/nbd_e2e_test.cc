@@ -220,8 +220,11 @@ class MirroredDisk {
 
   [[nodiscard]] capture::DiskTarget& target() { return *target_; }
   void start_mirror() {
-    mirror_ = must(capture::DiskMirror::start(*session_, {kDiskName, "disk", kDiskBytes},
-                                              {folder_.file("target"), "disk0"}));
+    mirror_ = must(capture::DiskMirror::start(
+        *session_, {kDiskName, "disk", "raw", "image", kDiskBytes}, connection(), "disk0"));
+  }
+  [[nodiscard]] UniqueFd connection() {
+    return must(io::connect_unix(folder_.file("target"), io::deadline_after(kWithin)));
   }
   [[nodiscard]] capture::DiskMirror& mirror() { return *mirror_; }
   /// As if the process that began it had died.
@@ -326,16 +329,16 @@ TEST_F(NbdClients, AMirrorIsLeftAtAnyTimeAndBegunAgain) {
   for (int i = 0; i < 5; ++i) {
     mirrored.start_mirror();
     const auto refused = capture::DiskMirror::start(mirrored.session(), mirrored.mirror().disk(),
-                                                    {"/nowhere", "disk0"});
+                                                    mirrored.connection(), "disk0");
     ASSERT_FALSE(refused);
     EXPECT_THAT(refused.error().message, HasSubstr(kDiskName));
     if (i % 2 == 0) mirrored.wait_for(capture::DiskMirror::Phase::ready);
     // What a sidecar that died left behind, the next takes out.
     mirrored.abandon_mirror();
     EXPECT_EQ(mirrored.left_in_qemu().size(), 2U);
-    ASSERT_TRUE(capture::leave_disks(mirrored.session()));
+    EXPECT_TRUE(must(capture::end_mirrors(mirrored.session())));
     EXPECT_THAT(mirrored.left_in_qemu(), ::testing::IsEmpty());
-    ASSERT_TRUE(capture::leave_disks(mirrored.session()));
+    EXPECT_FALSE(must(capture::end_mirrors(mirrored.session())));
   }
   mirrored.start_mirror();
   mirrored.wait_for(capture::DiskMirror::Phase::ready);

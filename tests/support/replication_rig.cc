@@ -217,6 +217,7 @@ Result<std::unique_ptr<RestoredGuest>> RestoredGuest::restore(const RestoreConfi
       "--run-dir",
       guest->directory_.path(),
       "--json"};
+  if (!config.disks.empty()) argv.insert(argv.end(), {"--disks", config.disks});
   if (!config.keys.empty()) argv.insert(argv.end(), {"--keys", config.keys});
   for (const auto& setting : config.env) argv.insert(argv.end(), {"--env", setting});
   guest->timing_.asked = system_clock().monotonic();

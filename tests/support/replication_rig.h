@@ -106,7 +106,8 @@ struct RestoreConfig {
   GuestPlaces original;
   /// "NAME=VALUE" for the new QEMU.
   std::vector<std::string> env;
-  std::string keys{};  ///< a directory, for encrypted epochs; empty: none
+  std::string keys{};   ///< a directory, for encrypted epochs; empty: none
+  std::string disks{};  ///< a folder for the epoch's disks; empty: it has none
 };
 
 /// A guest brought back by `shadow-replay restore`, started from the recorded machine description

@@ -132,6 +132,9 @@ Result<WitnessControl> decode_witness_control(ByteSpan page) {
   control.verified = raw.verified;
   control.bad_pages = raw.bad;
   if (raw.first_bad_page != kNoPage) control.first_bad_page = raw.first_bad_page;
+  for (const DiskCounts& disk : raw.disks) {
+    if (disk.slots != 0) control.disks.push_back({disk.slots, disk.issued, disk.acknowledged});
+  }
   control.line = raw.line;
   control.line_begun = progress_tag(raw.progress) == line_tag(raw.line);
   if (control.line_begun) {

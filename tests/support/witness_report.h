@@ -68,6 +68,10 @@ struct WitnessControl {
   std::uint32_t bad_pages{};
   std::optional<std::uint64_t> first_bad_page;
   PageNumber page;  ///< where it was found
+  struct Disk {
+    std::uint64_t slots{}, issued{}, acknowledged{};
+  };
+  std::vector<Disk> disks;  ///< those it writes to
 };
 /// Errc::not_found: no control page. Errc::version, Errc::corrupt: it cannot be one of ours.
 [[nodiscard]] Result<WitnessControl> decode_witness_control(ByteSpan page);

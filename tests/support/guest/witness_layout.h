@@ -19,7 +19,7 @@
 namespace vmshadow::witness {
 
 inline constexpr char kMagic[17] = "VMSHADOW-WITNESS";
-inline constexpr uint32_t kVersion = 1;
+inline constexpr uint32_t kVersion = 2;
 inline constexpr uint32_t kKindBare = 1;
 inline constexpr uint32_t kKindLinux = 2;
 inline constexpr uint32_t kPage = 4096;
@@ -32,6 +32,14 @@ inline constexpr uint32_t kSequenceAt = 35;
 inline constexpr uint32_t kWritesAt = 52;
 inline constexpr uint32_t kBadAt = 69;
 inline constexpr uint32_t kTailAt = 78;  ///< the '#'
+
+inline constexpr uint32_t kDisksMax = 4;
+/// See disk_records.h.
+struct DiskCounts {
+  uint64_t slots;  ///< 0: there is no such disk
+  uint64_t issued;
+  uint64_t acknowledged;
+};
 
 /// Little-endian; everything the bare guest changes in flight is a single aligned 32-bit store.
 struct ControlPage {
@@ -53,7 +61,8 @@ struct ControlPage {
   uint64_t first_bad_page;   ///< arena index, or kNoPage
   uint64_t started;          ///< 1 once the arena is initialised and lines are printed
   char text[kLineBytes];     ///< the line `progress` belongs to
-  uint8_t unused[kPage - 224];
+  struct DiskCounts disks[kDisksMax];
+  uint8_t unused[kPage - 320];
 };
 static_assert(sizeof(ControlPage) == kPage, "one page");
 static_assert(__builtin_offsetof(ControlPage, constants_check) == 72, "constants first");

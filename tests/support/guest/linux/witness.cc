@@ -9,6 +9,7 @@
 //   witness.hot_percent=90        witness.hot_set_percent=10    witness.rewrite_same_percent=0
 //   witness.content=real|compressible|random                    witness.change_bytes=512 (0: all)
 //   witness.report_ms=20          witness.verify_percent=10 (share of a processor spent on checks)
+//   witness.disks=0 (/dev/vda, …) witness.disk_slots=64         witness.disk_writes_per_s=200
 #include <fcntl.h>
 #include <sys/io.h>
 #include <sys/mman.h>
@@ -22,7 +23,10 @@
 #include <cstring>
 #include <ctime>
 #include <string>
+#include <thread>
+#include <vector>
 
+#include "guest/disk_records.h"
 #include "guest/linux/arena.h"
 #include "guest/witness_layout.h"
 
@@ -53,6 +57,9 @@ struct Parameters {
   std::uint64_t change_bytes = 512;
   std::uint64_t report_ms = 20;
   std::uint64_t verify_percent = 10;
+  std::uint64_t disks = 0;
+  std::uint64_t disk_slots = 64;
+  std::uint64_t disk_writes_per_s = 200;
 };
 
 std::uint64_t number(std::string_view key, std::string_view text, std::uint64_t max) {
@@ -81,6 +88,12 @@ void take_parameter(Parameters& p, std::string_view key, std::string_view value)
     p.change_bytes = number(key, value, kPage);
   else if (key == "report_ms")
     p.report_ms = number(key, value, 60'000);
+  else if (key == "disks")
+    p.disks = number(key, value, kDisksMax);
+  else if (key == "disk_slots")
+    p.disk_slots = number(key, value, 1U << 20);
+  else if (key == "disk_writes_per_s")
+    p.disk_writes_per_s = number(key, value, 1'000'000);
   else if (key == "verify_percent")
     p.verify_percent = percent();
   else if (key == "pattern" && pattern_named(value))
@@ -113,6 +126,9 @@ Parameters read_parameters() {
   }
   if (parameters.arena_mib == 0) give_up("arena_mib must be at least 1");
   if (parameters.report_ms == 0) parameters.report_ms = 1;
+  if (parameters.disk_slots == 0 || parameters.disk_writes_per_s == 0) {
+    give_up("disk_slots and disk_writes_per_s must be at least 1");
+  }
   return parameters;
 }
 
@@ -150,6 +166,61 @@ void sleep_ns(std::int64_t ns) {
   ::nanosleep(&t, nullptr);
 }
 
+/// Writes to one disk for ever; see disk_records.h.
+class DiskWriter {
+ public:
+  DiskWriter(const Parameters& p, ControlPage& control, std::uint64_t index)
+      : counts_(control.disks[index]),
+        control_(control),
+        slot_(static_cast<DiskSector*>(map_memory(kSlotBytes))),
+        every_ns_(1'000'000'000 / static_cast<std::int64_t>(p.disk_writes_per_s)) {
+    const char path[] = {'/', 'd', 'e', 'v', '/', 'v', 'd', static_cast<char>('a' + index), 0};
+    fd_ = ::open(path, O_RDWR | O_DIRECT | O_CLOEXEC);
+    if (fd_ < 0) give_up("cannot open %s", path);
+    std::memcpy(&nonce_, control.nonce, sizeof nonce_);
+    counts_.slots = p.disk_slots;
+  }
+
+  [[noreturn]] void run() {
+    for (std::int64_t next = now_ns();; sleep_ns(next - now_ns())) {
+      write_one();
+      next = std::max(next + every_ns_, now_ns() - kCatchUpNsMax);
+    }
+  }
+
+ private:
+  void write_one() {
+    const std::uint64_t record = counts_.acknowledged + 1;
+    const std::uint64_t slot = record % counts_.slots;
+    const auto offset = static_cast<off_t>(slot * kSlotBytes);
+    if (::pread(fd_, slot_, kSlotBytes, offset) != kSlotBytes) give_up("cannot read a disk");
+    for (std::uint32_t i = 0; i < kSlotSectors; ++i) {
+      if (record_in(slot_[i], nonce_, i) == record_of_sector(record - 1, counts_.slots, slot, i)) {
+        continue;
+      }
+      __atomic_add_fetch(&control_.bad, 1, __ATOMIC_RELAXED);
+    }
+    const std::uint32_t first = record_first(record);
+    const std::uint32_t end = record_end(record);
+    for (std::uint32_t i = first; i < end; ++i) compose_sector(slot_[i], record, nonce_, i);
+    __atomic_store_n(&counts_.issued, record, __ATOMIC_SEQ_CST);
+    const std::size_t bytes = (end - first) * kSectorBytes;
+    if (::pwrite(fd_, slot_ + first, bytes, offset + static_cast<off_t>(first * kSectorBytes)) !=
+            static_cast<ssize_t>(bytes) ||
+        ::fdatasync(fd_) != 0) {
+      give_up("cannot write to a disk");
+    }
+    __atomic_store_n(&counts_.acknowledged, record, __ATOMIC_SEQ_CST);
+  }
+
+  DiskCounts& counts_;
+  ControlPage& control_;
+  DiskSector* const slot_;
+  const std::int64_t every_ns_;
+  std::uint32_t nonce_ = 0;
+  int fd_ = -1;
+};
+
 class Witness {
  public:
   explicit Witness(const Parameters& p)
@@ -161,10 +232,12 @@ class Witness {
         arena_(pages_, table_, draw_nonce(), p.content, p.change_bytes),
         chooser_(p.choice, pages_.size()),
         random_(*reinterpret_cast<const std::uint64_t*>(control_.nonce)) {
+    for (std::uint64_t i = 0; i < p.disks; ++i) disks_.emplace_back(p, control_, i);
     announce();
   }
 
   [[noreturn]] void run() {
+    for (DiskWriter& disk : disks_) std::thread([&disk] { disk.run(); }).detach();
     std::int64_t last = now_ns();
     std::int64_t report_at = last;
     std::uint64_t owed = 0;  // writes, in units of one billionth
@@ -239,7 +312,7 @@ class Witness {
       for (int i = 0; i < 16; ++i) {
         if (!arena_.is_whole(next_verify_)) {
           if (control_.bad == 0) control_.first_bad_page = next_verify_;
-          ++control_.bad;
+          __atomic_add_fetch(&control_.bad, 1, __ATOMIC_RELAXED);
         }
         if (++next_verify_ == arena_.pages()) next_verify_ = 0;
         ++control_.verified;
@@ -254,6 +327,7 @@ class Witness {
   Arena arena_;
   PageChooser chooser_;
   Random random_;
+  std::vector<DiskWriter> disks_;
   std::uint64_t next_verify_ = 0;
   std::uint64_t since_clock_ = 0;
   std::int64_t clock_ = 0;
