@@ -262,6 +262,23 @@ Result<std::vector<Obstacle>> find_obstacles(Session& session) {
   return found;
 }
 
+namespace {
+
+/// Of bitmaps that nobody has named: a block job's.
+std::optional<std::uint64_t> dirty_bytes_of(const Json& inserted) {
+  std::optional<std::uint64_t> bytes;
+  const auto bitmaps = inserted.find("dirty-bitmaps");
+  if (bitmaps == inserted.end() || !bitmaps->is_array()) return bytes;
+  for (const Json& bitmap : *bitmaps) {
+    if (!bitmap.is_object() || bitmap.contains("name")) continue;
+    const auto count = unsigned_member(bitmap, "count");
+    if (count) bytes = bytes.value_or(0) + *count;
+  }
+  return bytes;
+}
+
+}  // namespace
+
 Result<std::vector<WritableDisk>> query_writable_disks(Session& session) {
   VMSHADOW_ASSIGN(const Json reply, session.execute("query-block"));
   // A reply that is misread as "no disks" would let a VM with unprotected ones pass.
@@ -277,6 +294,7 @@ Result<std::vector<WritableDisk>> query_writable_disks(Session& session) {
       WritableDisk& found = disks.emplace_back();
       found.name = *name;
       if (const std::string* node = string_member(*inserted, "node-name")) found.node = *node;
+      found.dirty_bytes = dirty_bytes_of(*inserted);
       if (const std::string* driver = string_member(*inserted, "drv")) found.format = *driver;
       if (const std::string* file = string_member(*inserted, "file")) found.file = *file;
       if (const Json* image = member(*inserted, "image")) {
@@ -286,12 +304,6 @@ Result<std::vector<WritableDisk>> query_writable_disks(Session& session) {
     }
   }
   return disks;
-}
-
-Result<bool> has_iothreads(Session& session) {
-  VMSHADOW_ASSIGN(const Json reply, session.execute("query-iothreads"));
-  if (!reply.is_array()) return malformed("query-iothreads");
-  return !reply.empty();
 }
 
 Result<std::vector<std::string>> query_block_nodes(Session& session) {
@@ -313,9 +325,9 @@ Result<std::vector<BlockJob>> query_block_jobs(Session& session) {
   for (const Json& job : reply) {
     const std::string* id = string_member(job, "device");
     if (id == nullptr) return malformed("query-block-jobs");
-    jobs.push_back({*id, bool_member(job, "ready").value_or(false),
-                    unsigned_member(job, "offset").value_or(0),
-                    unsigned_member(job, "len").value_or(0)});
+    jobs.push_back(
+        {*id, bool_member(job, "ready").value_or(false), bool_member(job, "busy").value_or(true),
+         unsigned_member(job, "offset").value_or(0), unsigned_member(job, "len").value_or(0)});
   }
   return jobs;
 }
@@ -335,13 +347,16 @@ Status blockdev_del(Session& session, const std::string& node) {
 }
 
 Status blockdev_mirror(Session& session, const std::string& job, const std::string& node,
-                       const std::string& target) {
+                       const std::string& target, const MirrorOptions& options) {
   return run(session, "blockdev-mirror",
              {{"job-id", job},
               {"device", node},
               {"target", target},
+              {"speed", options.bytes_per_second},
+              {"granularity", options.granularity},
+              {"buf-size", options.buffer_bytes},
               {"sync", "full"},
-              {"copy-mode", "write-blocking"},
+              {"copy-mode", "background"},
               {"on-source-error", "report"},
               {"on-target-error", "report"}});
 }
@@ -351,37 +366,16 @@ Status block_job_set_speed(Session& session, const std::string& job,
   return run(session, "block-job-set-speed", {{"device", job}, {"speed", bytes_per_second}});
 }
 
+Status block_job_pause(Session& session, const std::string& job) {
+  return run(session, "block-job-pause", {{"device", job}});
+}
+
+Status block_job_resume(Session& session, const std::string& job) {
+  return run(session, "block-job-resume", {{"device", job}});
+}
+
 Status block_job_cancel(Session& session, const std::string& job) {
   return run(session, "block-job-cancel", {{"device", job}, {"force", true}});
-}
-
-Status nbd_server_start(Session& session, const std::string& fd_name) {
-  auto started =
-      run(session, "nbd-server-start", {{"addr", {{"type", "fd"}, {"data", {{"str", fd_name}}}}}});
-  if (started) return started;
-  // QEMU has no class of error for it.
-  Error error = std::move(started).error();
-  if (error.message.find("already running") != std::string::npos) error.code = Errc::in_use;
-  return fail(std::move(error));
-}
-
-Status nbd_server_stop(Session& session) { return run(session, "nbd-server-stop", {}); }
-
-Status block_export_add(Session& session, const std::string& id, const std::string& node) {
-  return run(session, "block-export-add",
-             {{"type", "nbd"}, {"id", id}, {"node-name", node}, {"name", id}});
-}
-
-Result<std::vector<std::string>> query_block_exports(Session& session) {
-  VMSHADOW_ASSIGN(const Json reply, session.execute("query-block-exports"));
-  if (!reply.is_array()) return malformed("query-block-exports");
-  std::vector<std::string> ids;
-  for (const Json& block_export : reply) {
-    const std::string* id = string_member(block_export, "id");
-    if (id == nullptr) return malformed("query-block-exports");
-    ids.push_back(*id);
-  }
-  return ids;
 }
 
 Status pmemsave(Session& session, std::uint64_t address, std::uint64_t bytes,

@@ -89,11 +89,10 @@ struct WritableDisk {
   std::string format;     ///< that node's driver: "raw", "qcow2", …
   std::string file;       ///< its image, as QEMU calls it: a path, a URI, "json:…"
   std::uint64_t bytes{};  ///< as the guest sees it
+  /// What a mirror has yet to begin to copy; nullopt if there is none.
+  std::optional<std::uint64_t> dirty_bytes;
 };
 [[nodiscard]] Result<std::vector<WritableDisk>> query_writable_disks(Session& session);
-
-/// Whether this QEMU has threads of their own for the I/O of disks.
-[[nodiscard]] Result<bool> has_iothreads(Session& session);
 
 /// The names of all block nodes.
 [[nodiscard]] Result<std::vector<std::string>> query_block_nodes(Session& session);
@@ -102,6 +101,7 @@ struct WritableDisk {
 struct BlockJob {
   std::string id;
   bool ready{};           ///< of a mirror: all was copied, what is written since follows
+  bool busy{};            ///< it is at work just now
   std::uint64_t done{};   ///< of `total`, in units of the job's own
   std::uint64_t total{};  ///< may grow while the job runs
 };
@@ -112,26 +112,26 @@ struct BlockJob {
 [[nodiscard]] Status blockdev_add_nbd(Session& session, const std::string& node,
                                       const std::string& fd_name, const std::string& export_name);
 [[nodiscard]] Status blockdev_del(Session& session, const std::string& node);
-/// Copies all of `node` to `target`, and each write of the guest's there before the guest sees it
-/// complete. An error of either ends the job, and not the guest's write.
+struct MirrorOptions {
+  std::uint32_t granularity{};     ///< bytes that are copied whole where one of them was written
+  std::uint64_t buffer_bytes{};    ///< at most on their way at once
+  std::uint64_t bytes_per_second;  ///< as in block_job_set_speed()
+};
+/// Copies all of `node` to `target`, and goes on copying what is written since. No guest's write
+/// waits for that, or fails with it; an error of either node ends the job.
 [[nodiscard]] Status blockdev_mirror(Session& session, const std::string& job,
-                                     const std::string& node, const std::string& target);
-/// Bytes a second of a job's own copying, 0: no limit. The guest's writes are never held by it.
+                                     const std::string& node, const std::string& target,
+                                     const MirrorOptions& options);
+/// Bytes a second, 0: no limit. A job that rests looks for work at once when it is set to 0. A
+/// mirror that is ready takes no notice of it.
 [[nodiscard]] Status block_job_set_speed(Session& session, const std::string& job,
                                          std::uint64_t bytes_per_second);
+/// Halts a job; what is on its way is still done. Errors if it is halted already.
+[[nodiscard]] Status block_job_pause(Session& session, const std::string& job);
+/// Lets it go on. Errors if it is not halted.
+[[nodiscard]] Status block_job_resume(Session& session, const std::string& job);
 /// Ends a job at once, wherever it is; it is gone a while later.
 [[nodiscard]] Status block_job_cancel(Session& session, const std::string& job);
-
-/// Starts QEMU's NBD server, of which it has one, on a listening socket that QEMU has under
-/// `fd_name`. Errc::in_use if it runs already.
-[[nodiscard]] Status nbd_server_start(Session& session, const std::string& fd_name);
-/// Ends it with all its exports.
-[[nodiscard]] Status nbd_server_stop(Session& session);
-/// Lets `node` be read under its export's id as name.
-[[nodiscard]] Status block_export_add(Session& session, const std::string& id,
-                                      const std::string& node);
-/// The ids of all exports, whoever added them.
-[[nodiscard]] Result<std::vector<std::string>> query_block_exports(Session& session);
 
 /// Saves guest-physical memory to a file that QEMU creates.
 [[nodiscard]] Status pmemsave(Session& session, std::uint64_t address, std::uint64_t bytes,

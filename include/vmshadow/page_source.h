@@ -26,10 +26,6 @@ struct EpochStats {
   std::uint64_t stream_bytes{};
   std::uint64_t device_bytes{};
   std::uint64_t disk_pages{};  ///< of protected disks, zero pages included
-  /// How often the VM was stopped for it: more than once where a cut could not be an epoch because
-  /// what the guest had just written to a disk in part was not known as a whole yet. What they took
-  /// is all in this epoch, and the times below are those of all of them together.
-  unsigned cuts = 1;
   /// STOP to RESUME on the monitor; nullopt if an event is missing (the source says so in its log).
   std::optional<std::chrono::microseconds> pause;
   /// From our asking for an epoch to our REPLY: QEMU's REQUEST and the gate. The VM runs.
@@ -38,6 +34,8 @@ struct EpochStats {
   std::chrono::microseconds stop{};
   /// STOP to our receipt of VMSTATE_SEND: QEMU drains and flushes the disks.
   std::chrono::microseconds cut{};
+  /// Of `ram`, from VMSTATE_SEND on: until the mirrors of protected disks had brought all.
+  std::chrono::microseconds disks{};
   /// VMSTATE_SEND to the end of the RAM section. (Of a full pass: all of it.)
   std::chrono::microseconds ram{};
   /// End of RAM to the last byte of device state.

@@ -147,7 +147,7 @@ void EpochLedger::report(const EpochStats& stats, const ship::CommittedEpoch& ep
                         {"pages", stats.pages},
                         {"zero_pages", stats.zero_pages},
                         {"disk_pages", stats.disk_pages},
-                        {"cuts", stats.cuts},
+                        {"disks_ms", ms(stats.disks)},
                         {"unchanged_pages", epoch.encoded.unchanged_pages},
                         {"raw_bytes", epoch.encoded.captured_pages * kPageBytes},
                         {"shipped_bytes", epoch.encoded.record_bytes},

@@ -59,6 +59,7 @@ struct Protection {
   PageSource& source;
   const capture::CaptureChoice& choice;
   qmp::Session& session;
+  capture::DiskCapture* disks;  // null: there are none
   std::FILE* report;
   io::Deadline next_tick = io::deadline_after(kTickEvery);
   ship::EncodeEffort effort{};
@@ -114,6 +115,7 @@ Status Protection::tick() {
   figures.unacknowledged_epochs = shipper.unacknowledged();
   if (auto failure = shipper.failure()) return fail(std::move(*failure));
   if (auto closed = session.closed()) return fail(std::move(*closed));
+  if (disks != nullptr && flags.protected_since_ns != 0) return disks->check();
   return {};
 }
 
@@ -411,8 +413,8 @@ int run_sidecar(const SidecarOptions& options, const StopSignal& stop, capture::
     return std::make_unique<capture::FullPassSource>(
         **session, events, system_clock(), full_pass_options(options, stop, flags, ledger, tick));
   }();
-  Protection protection{options,   stop,    flags,  figures,   ledger, pacer,
-                        **shipper, *source, choice, **session, report};
+  Protection protection{options,   stop,    flags,  figures,   ledger,      pacer,
+                        **shipper, *source, choice, **session, disks.get(), report};
   tick = [&protection] { return protection.tick(); };
   const Status status = protection.run();
   figures.taken_by = 0;

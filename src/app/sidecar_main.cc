@@ -180,10 +180,10 @@ int main(int argc, char** argv) {
                "protect RAM and devices alone of a VM that also has writable disks: a restore then "
                "needs disks of the same moment from elsewhere");
   cli.add_option("--disk-buffer-mib", disk_buffer_mib,
-                 "what may be written to one disk between two epochs, in MiB of memory; past that "
-                 "the guest goes on, and its disks are copied anew")
+                 "memory for what is written to one disk between two epochs, in MiB; where more is "
+                 "written it stays in QEMU until there is room")
       ->capture_default_str()
-      ->check(CLI::Range(std::uint64_t{16}, std::uint64_t{65'536}));
+      ->check(CLI::Range(std::uint64_t{64}, std::uint64_t{65'536}));
   cli.add_flag(
       "--ship-all", options.ship_all,
       "ship all RAM at the start; otherwise only what differs from the newest epoch that the "

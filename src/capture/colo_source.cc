@@ -26,31 +26,9 @@ using std::chrono::milliseconds;
 
 constexpr milliseconds kRequestRetry{500};
 constexpr milliseconds kCopyEvery{10};
-/// Cuts in a row that leave a page known in part.
-constexpr unsigned kCutsMax = 50;
 
 microseconds micros(std::chrono::nanoseconds d) {
   return std::chrono::duration_cast<microseconds>(d);
-}
-
-/// Of two cuts that make one epoch. The pause is known if both are.
-EpochStats sum_of(const EpochStats& before, const EpochStats& last) {
-  if (before.cuts == 0) return last;
-  EpochStats sum = last;
-  sum.cuts += before.cuts;
-  sum.pages += before.pages;
-  sum.zero_pages += before.zero_pages;
-  sum.stream_bytes += before.stream_bytes;
-  if (sum.pause && before.pause) {
-    *sum.pause += *before.pause;
-  } else {
-    sum.pause.reset();
-  }
-  for (const auto took : {&EpochStats::request, &EpochStats::stop, &EpochStats::cut,
-                          &EpochStats::ram, &EpochStats::device, &EpochStats::resume}) {
-    sum.*took += before.*took;
-  }
-  return sum;
 }
 
 }  // namespace
@@ -96,36 +74,24 @@ Result<EpochStats> ColoSource::attach(PageSink& sink, Epoch first) {
   stats.epoch = first;
   stats.ram = micros(clock_.monotonic() - start);
   VMSHADOW_TRY(drain_->stream().end_initial());
-  if (options_.disks != nullptr) {
-    options_.disks->wait_until_known(options_.disk_reads);
-    options_.disks->cut();
-  }
+  if (options_.disks != nullptr) VMSHADOW_TRY(options_.disks->cut(options_.stall));
   const VmEvents::Cut cut = events_.cut_since(stops_before, clock_);
   EpochEnd end{first, cut.wall, cut.monotonic, drain_->stream().take_device_state()};
   VMSHADOW_TRY(drain_->send({ColoMessage::checkpoint_ready}));
   stats.device_bytes = end.device_state.size();
-  if (options_.disks == nullptr) VMSHADOW_TRY(end_if_whole(end, stats));
+  VMSHADOW_TRY(end_epoch(std::move(end), stats));
 
   stats.pages = drain_->stream().pages_seen();
   stats.zero_pages = drain_->stream().zero_pages_seen();
   stats.stream_bytes = drain_->bytes_read();
   finish_stats(stats, stops_before);
-  state_ = State::ready;
-  if (options_.disks != nullptr) {
-    VMSHADOW_ASSIGN(const bool whole, end_if_whole(end, stats));
-    epoch_open_ = !whole;
-  }
-  if (epoch_open_) {
-    auto rest = take_cuts(stats, {});
-    if (rest || rest.error().code != Errc::cancelled) return rest;
-    return fail(Errc::closed, "the VM was stopped before its first epoch was whole");
-  }
   next_epoch_ = first.next();
+  state_ = State::ready;
   return stats;
 }
 
-// What the guest writes meanwhile gathers: RAM in QEMU's bitmap, for nobody reads its first pass;
-// the disks' in their mirrors.
+// What the guest writes meanwhile gathers: RAM in QEMU's bitmap, for nobody reads its first pass,
+// and the disks' in their mirrors.
 Status ColoSource::copy_disks() {
   if (options_.disks == nullptr) return {};
   for (;;) {
@@ -138,17 +104,32 @@ Status ColoSource::copy_disks() {
   }
 }
 
-// The cut's part of the open epoch's disks; ends the epoch, unless that part is not whole.
-Result<bool> ColoSource::end_if_whole(EpochEnd& end, EpochStats& stats) {
+// Until a cut need not wait for the mirrors for long.
+Status ColoSource::bring_disks_near() {
+  if (options_.disks == nullptr) return {};
+  for (;;) {
+    VMSHADOW_ASSIGN(const bool near, options_.disks->follow(options_.disks_follow));
+    if (near) return {};
+    if (!std::exchange(epoch_open_, true)) {
+      sink_->begin_epoch({next_epoch_, false, nullptr, true});
+    }
+    VMSHADOW_TRY(options_.disks->copy(*sink_, first_disk_));
+    if (options_.cancelled && options_.cancelled()) {
+      return fail(Errc::cancelled, "told to stop while the disks were followed");
+    }
+    std::this_thread::sleep_for(kCopyEvery);
+  }
+}
+
+Status ColoSource::end_epoch(EpochEnd end, EpochStats& stats) {
   if (options_.disks != nullptr) {
     VMSHADOW_ASSIGN(auto taken, options_.disks->take_cut());
-    if (!taken) return false;
-    stats.disk_pages = taken->pages();
-    std::move(*taken).give_to(*sink_, first_disk_);
+    stats.disk_pages = taken.pages();
+    std::move(taken).give_to(*sink_, first_disk_);
   }
   sink_->end_epoch(std::move(end));
   epoch_open_ = false;
-  return true;
+  return {};
 }
 
 Status ColoSource::read_initial(PageSink& sink, Epoch first, MachineDescription& machine,
@@ -260,37 +241,21 @@ Result<EpochStats> ColoSource::take_epoch() { return take_epoch_holding({}); }
 
 Result<EpochStats> ColoSource::take_epoch_holding(const std::function<Status()>& at_cut) {
   VMSHADOW_ASSERT(state_ == State::ready);
-  EpochStats stats;
-  stats.cuts = 0;
-  return take_cuts(stats, at_cut);
-}
-
-Result<EpochStats> ColoSource::take_cuts(EpochStats so_far, const std::function<Status()>& at_cut) {
-  do {
-    const MonotonicTime asked = clock_.monotonic();
-    VMSHADOW_TRY([&]() -> Status {
-      auto status = wait_for_request();
-      if (!status) state_ = State::broken;
-      return status;
-    }());
-    if (options_.disks != nullptr) options_.disks->wait_until_known(options_.disk_reads);
-    VMSHADOW_TRY(pass_gate());
-    auto stats = run_checkpoint(asked, at_cut);
-    if (stats && epoch_open_ && so_far.cuts + 1 >= kCutsMax) {
-      stats = fail(Errc::timed_out,
-                   fmt::format("in none of {} cuts in a row the disks' pages were known as a whole",
-                               kCutsMax));
-    }
-    if (!stats) {
-      state_ = State::broken;
-      epoch_open_ = false;
-      sink_->abandon_epoch();
-      return stats;
-    }
-    so_far = sum_of(so_far, *stats);
-  } while (epoch_open_);
-  next_epoch_ = next_epoch_.next();
-  return so_far;
+  const MonotonicTime asked = clock_.monotonic();
+  VMSHADOW_TRY([&]() -> Status {
+    auto status = wait_for_request();
+    if (status) status = bring_disks_near();
+    if (!status && status.error().code != Errc::cancelled) state_ = State::broken;
+    return status;
+  }());
+  VMSHADOW_TRY(pass_gate());
+  auto stats = run_checkpoint(asked, at_cut);
+  if (!stats) {
+    state_ = State::broken;
+    epoch_open_ = false;
+    sink_->abandon_epoch();
+  }
+  return stats;
 }
 
 Result<EpochStats> ColoSource::run_checkpoint(MonotonicTime asked,
@@ -304,8 +269,7 @@ Result<EpochStats> ColoSource::run_checkpoint(MonotonicTime asked,
   const std::uint64_t stops_before = events_.stops();
   const bool hold = !options_.early_acknowledge || at_cut;
 
-  if (!epoch_open_) sink_->begin_epoch({next_epoch_, false, nullptr});
-  epoch_open_ = true;
+  if (!std::exchange(epoch_open_, true)) sink_->begin_epoch({next_epoch_, false, nullptr});
   request_pending_ = false;
   // The cut lies between REPLY and VMSTATE_SEND; counting from REPLY can only overstate the lag.
   const WallTime cut_wall = clock_.wall();
@@ -313,11 +277,15 @@ Result<EpochStats> ColoSource::run_checkpoint(MonotonicTime asked,
   mark_stopped(true);
   VMSHADOW_TRY(drain_->send({ColoMessage::checkpoint_reply}));
   VMSHADOW_TRY(expect(Event::cut));
-  if (options_.disks != nullptr) options_.disks->cut();
+  const MonotonicTime cut = clock_.monotonic();
+  if (options_.disks != nullptr) {
+    // What QEMU sends meanwhile waits in the socket.
+    VMSHADOW_TRY(options_.disks->cut(options_.stall));
+    stats.disks = micros(clock_.monotonic() - cut);
+  }
   if (!hold) {
     VMSHADOW_TRY(drain_->send({ColoMessage::vmstate_received, ColoMessage::vmstate_loaded}));
   }
-  const MonotonicTime cut = clock_.monotonic();
   VMSHADOW_TRY(expect(Event::ram_done));
   const MonotonicTime ram_done = clock_.monotonic();
   VMSHADOW_TRY(expect(Event::device_done));
@@ -328,13 +296,12 @@ Result<EpochStats> ColoSource::run_checkpoint(MonotonicTime asked,
   stats.device_bytes = end.device_state.size();
   // The disks' part is made ready once the guest runs again, unless it is held for it.
   const bool at_once = hold || options_.disks == nullptr;
-  if (at_once) {
-    VMSHADOW_ASSIGN(const bool whole, end_if_whole(end, stats));
-    if (at_cut && whole) VMSHADOW_TRY(at_cut());
-  }
+  if (at_once) VMSHADOW_TRY(end_epoch(std::move(end), stats));
+  if (at_cut) VMSHADOW_TRY(at_cut());
   if (hold) {
     VMSHADOW_TRY(drain_->send({ColoMessage::vmstate_received, ColoMessage::vmstate_loaded}));
   }
+  next_epoch_ = next_epoch_.next();
 
   stats.pages = stream.pages_seen() - pages_before;
   stats.zero_pages = stream.zero_pages_seen() - zero_before;
@@ -344,7 +311,7 @@ Result<EpochStats> ColoSource::run_checkpoint(MonotonicTime asked,
   stats.ram = micros(ram_done - cut);
   stats.device = micros(device_done - ram_done);
   finish_stats(stats, stops_before);
-  if (!at_once) VMSHADOW_TRY(end_if_whole(end, stats));
+  if (!at_once) VMSHADOW_TRY(end_epoch(std::move(end), stats));
   drain_->trim();
   if (stats.pause) split_at_events(stats, cut_wall, all_read);
   return stats;

@@ -15,9 +15,8 @@
 //   Q  ─ dirty RAM, 00, VMSTATE_SIZE, devices ─► us         then QEMU resumes the VM
 //
 // Where disks are protected too, the first epoch holds all of them: QEMU waits in its first pass
-// until they are copied. At a cut they are drained, so that their mirrors have what the guest
-// wrote. A cut that leaves a disk's page known in part is no epoch: its epoch stays open in the
-// sink, and the next cut's pages come behind.
+// until they are copied. An epoch before which very much was written to them is open in the sink
+// already while the guest still runs.
 //
 // All calls come from one thread. Events must be fed to the VmEvents given at construction.
 #pragma once
@@ -56,10 +55,10 @@ struct ColoOptions {
   std::function<void(const MigrationSettings&)> on_attach;
   /// Begun for this VM; outlives the source. Null: disks are none, or not protected.
   DiskCapture* disks = nullptr;
-  /// For how long at most an epoch is put off, while the guest runs, for pages of disks that it
-  /// wrote in part to be read as a whole.
-  std::chrono::milliseconds disk_reads{20};
-  /// Asked during the first pass while the guest runs; true ends it with Errc::cancelled.
+  /// For how long at most an epoch is put off, while the guest runs, for the disks' mirrors.
+  std::chrono::milliseconds disks_follow{20};
+  /// Asked while the disks are copied, and during the first pass while the guest runs; true ends it
+  /// with Errc::cancelled.
   std::function<bool()> cancelled;
   /// Called about once a second during the first pass, with the pages read so far.
   std::function<void(std::uint64_t pages)> on_first_pass;
@@ -88,15 +87,14 @@ class ColoSource final : public PageSource {
   [[nodiscard]] Status read_initial(PageSink& sink, Epoch first, MachineDescription& machine,
                                     FirstPassLimit& limit);
   [[nodiscard]] Status copy_disks();
+  [[nodiscard]] Status bring_disks_near();
   [[nodiscard]] Status wait_for_colo();
   [[nodiscard]] Status wait_for_request();
   [[nodiscard]] Status request_checkpoint();
   [[nodiscard]] Status pass_gate();
-  [[nodiscard]] Result<EpochStats> take_cuts(EpochStats so_far,
-                                             const std::function<Status()>& at_cut);
   [[nodiscard]] Result<EpochStats> run_checkpoint(MonotonicTime asked,
                                                   const std::function<Status()>& at_cut);
-  [[nodiscard]] Result<bool> end_if_whole(EpochEnd& end, EpochStats& stats);
+  [[nodiscard]] Status end_epoch(EpochEnd end, EpochStats& stats);
   [[nodiscard]] Status expect(MigrationStream::Event event);
   [[nodiscard]] Result<bool> first_pass_gate(MonotonicTime& told);
   void mark_stopped(bool stopped);
@@ -111,7 +109,7 @@ class ColoSource final : public PageSource {
   PageSink* sink_ = nullptr;
   std::unique_ptr<EpochDrain> drain_;
   Epoch next_epoch_{};
-  bool epoch_open_ = false;  // in the sink, after a cut that was not whole
+  bool epoch_open_ = false;  // in the sink
   BlockIndex first_disk_{};
   MonotonicTime copied_{};        // when the disks' first copies were last taken from
   bool request_pending_ = false;  // QEMU has sent a REQUEST that we have not answered

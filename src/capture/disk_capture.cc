@@ -2,59 +2,63 @@
 
 #include <fmt/format.h>
 #include <spdlog/spdlog.h>
-#include <stdlib.h>
 #include <sys/socket.h>
-#include <unistd.h>
 
 #include <algorithm>
-#include <optional>
-#include <string_view>
 #include <thread>
 #include <utility>
 
-#include "base/assert.h"
-#include "capture/disk_content.h"
+#include <vmshadow/machine.h>
+
 #include "capture/disk_mirror.h"
-#include "capture/disk_reader.h"
 #include "capture/disk_target.h"
-#include "capture/qemu_process.h"
 #include "io/socket.h"
 #include "nbd/server.h"
-#include "qmp/commands.h"
 
 namespace vmshadow::capture {
 namespace {
 
 using std::chrono::milliseconds;
 
-constexpr int kExportsSafeFrom = 9;
-constexpr const char* kListenerName = "vmshadow-disks";
-constexpr std::string_view kExportPrefix = "vmshadow-disk-";
 constexpr milliseconds kPassWithin{1000};
-constexpr milliseconds kConnectWithin{5000};
 constexpr std::chrono::seconds kTellEvery{1};
-/// Of what a disk may hold, what the first copy may take before it is halted, and the share below
-/// which it goes on: the rest is the guest's.
-constexpr std::size_t kHaltAbove = 4;
-constexpr std::size_t kGoOnBelow = 16;
-/// Bytes a second: as good as none, but not the 0 that means "no limit".
-constexpr std::uint64_t kHaltedSpeed = 1;
+constexpr milliseconds kFollowEvery{1};
+
+/// The first copy's speed: doubled after every second in which less than a
+/// sixteenth of what a disk may hold waited, halved whenever it is more than a quarter. QEMU gives
+/// a job its share of its speed every 100 ms: at first that is a sixteenth of what may be held, and
+/// a quarter at most.
+constexpr std::size_t kSlowAbove = 4;
+constexpr std::size_t kFastBelow = 16;
+constexpr std::uint64_t kSlicesPerSecond = 10;
+constexpr std::chrono::seconds kFasterEvery{1};
+constexpr std::uint64_t kSlowest = 1 << 20;
+/// On its way at once: QEMU's own choice, or less for a small buffer.
+constexpr std::uint64_t kInFlightMost = 10 << 20;
+/// What a stopped VM may wait for: some milliseconds of copying.
+constexpr std::uint64_t kBehindMost = 2 << 20;
 /// What the sink takes in one piece.
 constexpr std::size_t kBatchPages = 256;
 
+/// A mirror's bitmaps have a bit for each of these: whole pages, and few megabytes of bitmap.
+std::uint32_t granularity_of(std::uint64_t disk_bytes) {
+  constexpr std::uint64_t kBitsMost = std::uint64_t{1} << 26;
+  constexpr std::uint32_t kMost = 1 << 20;
+  std::uint32_t granularity = kPageBytes;
+  while (granularity < kMost && disk_bytes / granularity > kBitsMost) granularity *= 2;
+  return granularity;
+}
+
 /// In pieces that share what they point into.
 void give(const std::shared_ptr<const WrittenPages>& written, BlockIndex block, PageSink& sink) {
-  const auto storage = [&] {
-    // What keeps the pages alive is the whole of them; the type says bytes.
-    return std::shared_ptr<const std::byte[]>(written, nullptr);
-  };
   PageBatch batch;
   written->zeroes().for_each([&](PageRange range) {
     batch.zero_disk_pages.push_back({block, PageNumber{range.first}, range.pages()});
   });
   const auto flush = [&] {
     if (batch.pages.empty() && batch.zero_disk_pages.empty()) return;
-    batch.storage.push_back(storage());
+    // What keeps the pages alive is the whole of them; the type says bytes.
+    batch.storage.push_back(std::shared_ptr<const std::byte[]>(written, nullptr));
     batch.memory_bytes = batch.pages.size() * kPageBytes;
     sink.add(std::exchange(batch, {}));
   };
@@ -72,21 +76,18 @@ BlockIndex block_of(BlockIndex first, std::size_t disk) {
 
 }  // namespace
 
-/// One disk: its target, the thread that serves it to QEMU, QEMU's mirror, the reader.
+/// One disk: its target, the thread that serves it to QEMU, QEMU's mirror.
 class DiskCapture::ProtectedDisk {
  public:
   ProtectedDisk(qmp::WritableDisk disk, std::size_t held_bytes_max)
       : disk_(std::move(disk)),
         held_pages_max_(held_bytes_max / kPageBytes),
-        target_(std::make_shared<DiskTarget>(disk_.bytes, held_pages_max_)) {}
+        target_(std::make_shared<DiskTarget>(disk_.bytes, held_pages_max_)),
+        speed_(speed_of_share(kFastBelow)) {}
   ~ProtectedDisk() { stop_serving(); }
 
   [[nodiscard]] const qmp::WritableDisk& disk() const { return disk_; }
-  [[nodiscard]] DiskTarget& target() { return *target_; }
 
-  void read_from(std::unique_ptr<DiskContent> content) {
-    reader_ = std::make_unique<DiskReader>(std::move(content), *target_);
-  }
   [[nodiscard]] Status begin(qmp::Session& session, int to_guard) {
     VMSHADOW_ASSIGN(auto ends, io::socket_pair());
     served_ = std::move(ends.first);
@@ -99,72 +100,89 @@ class DiskCapture::ProtectedDisk {
       }
     }
     server_ = std::thread([this] { serve(); });
-    VMSHADOW_ASSIGN(mirror_, DiskMirror::start(session, disk_, std::move(ends.second), disk_.name));
+    const qmp::MirrorOptions how{
+        granularity_of(disk_.bytes),
+        std::min<std::uint64_t>(held_pages_max_ * kPageBytes / kFastBelow, kInFlightMost), speed_};
+    VMSHADOW_ASSIGN(mirror_,
+                    DiskMirror::start(session, disk_, std::move(ends.second), disk_.name, how));
     return {};
   }
 
-  /// Keeps the first copy within bounds. The mirror's progress.
-  [[nodiscard]] Result<DiskMirror::Progress> steer() {
-    VMSHADOW_ASSIGN(const DiskMirror::Progress progress, checked_progress());
-    const std::size_t held = target_->held_pages();
-    const bool halt =
-        halted_ ? held > held_pages_max_ / kGoOnBelow : held > held_pages_max_ / kHaltAbove;
-    if (progress.phase == DiskMirror::Phase::copying && halt != halted_) {
-      VMSHADOW_TRY(mirror_->limit_speed(halt ? kHaltedSpeed : 0));
-      halted_ = halt;
+  /// Takes note of the mirror's progress; an error if it is not what it should be.
+  [[nodiscard]] Status note(const std::vector<qmp::BlockJob>& jobs) {
+    progress_ = mirror_->progress_in(jobs);
+    switch (target_->failure()) {
+      case DiskTarget::Failure::none:
+        break;
+      case DiskTarget::Failure::overflow:
+        return fail(
+            Errc::no_space,
+            fmt::format("disk '{}': more than {} MiB of it were written while no epoch took "
+                        "them (--disk-buffer-mib)",
+                        disk_.name, held_pages_max_ * kPageBytes >> 20));
+      case DiskTarget::Failure::part_page:
+        return fail(Errc::protocol,
+                    fmt::format("disk '{}': its mirror copies less than pages", disk_.name));
     }
-    return progress;
+    if (progress_.phase != DiskMirror::Phase::ended) return {};
+    return fail(Errc::closed, fmt::format("disk '{}': QEMU has ended its mirror (an error of the "
+                                          "disk's, or somebody cancelled the job)",
+                                          disk_.name));
   }
-  /// An error if the mirror is not what it should be.
-  [[nodiscard]] Result<DiskMirror::Progress> checked_progress() {
-    VMSHADOW_ASSIGN(const DiskMirror::Progress progress, mirror_->progress());
-    if (target_->overflowed()) {
-      return fail(
-          Errc::no_space,
-          fmt::format("disk '{}': its guest wrote more than {} MiB while no epoch took them",
-                      disk_.name, held_pages_max_ * kPageBytes >> 20));
-    }
-    if (progress.phase == DiskMirror::Phase::ended) {
-      return fail(Errc::closed, fmt::format("disk '{}': QEMU has ended its mirror (an error of the "
-                                            "disk's, or somebody cancelled the job)",
-                                            disk_.name));
-    }
-    return progress;
+  [[nodiscard]] const DiskMirror::Progress& progress() const { return progress_; }
+  [[nodiscard]] std::uint64_t behind() const {
+    return progress_.bytes_total - std::min(progress_.bytes_done, progress_.bytes_total);
   }
+  /// Whether what is here and what is not would leave half of the room.
+  [[nodiscard]] bool has_room_for(std::uint64_t behind) const {
+    return target_->held_pages() + behind / kPageBytes < held_pages_max_ / 2;
+  }
+  /// While it is looked at, and taken from, every few milliseconds: keeps what is held in bounds.
+  [[nodiscard]] Status steer() {
+    return progress_.phase == DiskMirror::Phase::copying ? steer_first_copy() : steer_rest();
+  }
+  /// The guest runs: brings what it has written.
+  [[nodiscard]] Status follow() {
+    VMSHADOW_TRY(mirror_->go_on());
+    return mirror_->limit_speed(0);
+  }
+  /// Until the next cut is near, what is written gathers in QEMU: there it costs a bit, and a page
+  /// that is written again and again is copied once.
+  [[nodiscard]] Status rest() { return mirror_->halt(); }
 
+  [[nodiscard]] WrittenPages take() { return target_->cut(); }
   void cut() { cut_ = target_->cut(); }
-  /// After a cut. An error, or whether what it took is known as a whole.
-  [[nodiscard]] Result<bool> check_cut() {
-    VMSHADOW_ASSERT(cut_);
-    VMSHADOW_ASSIGN(const DiskMirror::Progress progress, checked_progress());
-    if (progress.phase != DiskMirror::Phase::ready || !cut_->whole) {
-      return fail(Errc::protocol,
-                  fmt::format("disk '{}' is not in step with its mirror any more", disk_.name));
-    }
-    if (cut_->written.incomplete().empty()) return true;
-    if (auto failure = reader_->failure()) {
-      return fail(std::move(*failure).with_context(fmt::format("disk '{}'", disk_.name)));
-    }
-    return false;
-  }
-  void put_back() {
-    target_->put_back(std::move(cut_->written));
-    cut_.reset();
-  }
-  [[nodiscard]] std::shared_ptr<const WrittenPages> take() {
-    auto taken = std::make_shared<const WrittenPages>(std::move(cut_->written));
-    cut_.reset();
-    return taken;
-  }
+  [[nodiscard]] WrittenPages take_cut() { return std::exchange(cut_, {}); }
 
   [[nodiscard]] Status stop() {
-    reader_.reset();
     Status stopped = mirror_ ? mirror_->stop() : Status{};
     stop_serving();
     return stopped;
   }
 
  private:
+  [[nodiscard]] Status steer_first_copy() {
+    const std::size_t held = target_->held_pages();
+    const auto now = std::chrono::steady_clock::now();
+    if (held > held_pages_max_ / kFastBelow) fast_since_ = now;
+    std::uint64_t speed = speed_;
+    if (held > held_pages_max_ / kSlowAbove) {
+      speed = std::max(speed_ / 2, kSlowest);
+    } else if (now - fast_since_ > kFasterEvery) {
+      fast_since_ = now;
+      speed = std::min(2 * speed_, speed_of_share(kSlowAbove));
+    }
+    return speed == speed_ ? Status{} : mirror_->limit_speed(speed_ = speed);
+  }
+  [[nodiscard]] Status steer_rest() {
+    const std::size_t held = target_->held_pages();
+    if (held > held_pages_max_ / kSlowAbove) return mirror_->halt();
+    return held < held_pages_max_ / kFastBelow ? mirror_->go_on() : Status{};
+  }
+  /// In bytes a second: a slice of time brings this share of what may be held.
+  [[nodiscard]] std::uint64_t speed_of_share(std::size_t share) const {
+    return held_pages_max_ * kPageBytes / share * kSlicesPerSecond;
+  }
   void serve() const {
     const nbd::Export exports[] = {{disk_.name, {}, target_}};
     const auto served = nbd::serve_client(served_.get(), exports);
@@ -184,10 +202,11 @@ class DiskCapture::ProtectedDisk {
   const std::shared_ptr<DiskTarget> target_;
   UniqueFd served_;
   std::thread server_;
-  std::unique_ptr<DiskReader> reader_;
   std::unique_ptr<DiskMirror> mirror_;
-  bool halted_ = false;
-  std::optional<DiskTarget::Cut> cut_;
+  DiskMirror::Progress progress_;
+  std::uint64_t speed_;
+  std::chrono::steady_clock::time_point fast_since_ = std::chrono::steady_clock::now();
+  WrittenPages cut_;
 };
 
 DiskCapture::DiskCapture(qmp::Session& session, DiskCaptureOptions options)
@@ -206,76 +225,10 @@ Result<std::unique_ptr<DiskCapture>> DiskCapture::begin(qmp::Session& session,
     capture->disks_.push_back(
         std::make_unique<ProtectedDisk>(std::move(disk), capture->options_.held_bytes_max));
   }
-  VMSHADOW_TRY(capture->begin_reading());
-  VMSHADOW_TRY(capture->begin_disks());
-  return capture;
-}
-
-// QEMU's NBD server would be the way to read any disk; but before 9.0 QEMU aborts where the device
-// of an exported disk leaves its iothread, as it does each time the VM stops, in mid-request.
-Status DiskCapture::begin_reading() {
-  if (disks_.empty()) return {};
-  VMSHADOW_ASSIGN(const bool iothreads, qmp::has_iothreads(session_));
-  const bool exports_end_qemu = iothreads && session_.version().major < kExportsSafeFrom;
-  return exports_end_qemu ? read_images() : read_exports();
-}
-
-Status DiskCapture::read_images() {
-  const auto qemu = find_qemu_process(session_);
-  for (const auto& disk : disks_) {
-    const qmp::WritableDisk& facts = disk->disk();
-    const auto of_disk = [&](const std::string& why) {
-      return fail(Errc::unsupported,
-                  fmt::format("disk '{}': under QEMU {} with iothreads only raw images that are "
-                              "files or block devices of this host can be protected: {}",
-                              facts.name, session_.version().text(), why));
-    };
-    if (facts.format != "raw" || facts.file.find(':') != std::string::npos) {
-      return of_disk(fmt::format("this one is {} '{}'", facts.format, facts.file));
-    }
-    if (!qemu) return of_disk("and QEMU's process is not to be seen from here");
-    auto content = open_raw_image(qemu->pid, facts.file, facts.bytes);
-    if (!content) return of_disk(content.error().message);
-    disk->read_from(*std::move(content));
+  for (const auto& disk : capture->disks_) {
+    VMSHADOW_TRY(disk->begin(session, capture->options_.to_guard));
   }
-  return {};
-}
-
-// Under a path only for as long as it takes us to connect; QEMU has the listening socket itself.
-Status DiskCapture::read_exports() {
-  char directory[] = "/tmp/vmshadow-XXXXXX";
-  if (::mkdtemp(directory) == nullptr) return fail_errno(errno, "making a socket directory");
-  const std::string path = fmt::format("{}/disks", directory);
-  auto begun = [&]() -> Status {
-    UniqueFd listener;
-    VMSHADOW_ASSIGN(listener, io::listen_unix(path));
-    VMSHADOW_TRY(qmp::getfd(session_, kListenerName, listener.get()));
-    if (auto started = qmp::nbd_server_start(session_, kListenerName); !started) {
-      static_cast<void>(qmp::closefd(session_, kListenerName));
-      if (started.error().code != Errc::in_use) return started;
-      return fail(Errc::in_use,
-                  "QEMU's NBD server, of which it has one, is in use (a backup?): disks can be "
-                  "protected when it has ended (nbd-server-stop)");
-    }
-    serves_ = true;
-    for (std::size_t i = 0; i < disks_.size(); ++i) {
-      const std::string id = fmt::format("{}{}", kExportPrefix, i);
-      VMSHADOW_TRY(qmp::block_export_add(session_, id, disks_[i]->disk().node));
-      VMSHADOW_ASSIGN(auto connection, io::connect_unix(path, io::deadline_after(kConnectWithin)));
-      VMSHADOW_ASSIGN(auto content,
-                      open_export(std::move(connection), id, disks_[i]->disk().bytes));
-      disks_[i]->read_from(std::move(content));
-    }
-    return {};
-  }();
-  ::unlink(path.c_str());
-  ::rmdir(directory);
-  return begun;
-}
-
-Status DiskCapture::begin_disks() {
-  for (const auto& disk : disks_) VMSHADOW_TRY(disk->begin(session_, options_.to_guard));
-  return {};
+  return capture;
 }
 
 DiskCapture::~DiskCapture() {
@@ -288,55 +241,99 @@ std::vector<qmp::WritableDisk> DiskCapture::disks() const {
   return disks;
 }
 
+// A job says what it has yet to copy as of when it last looked itself: what was written since then
+// only the disk's bitmap has. Asked for in this order nothing can slip through between the two.
+Result<DiskCapture::Look> DiskCapture::look(bool also_for_dirty_bytes) {
+  Look seen;
+  if (also_for_dirty_bytes) {
+    VMSHADOW_ASSIGN(const auto disks, qmp::query_writable_disks(session_));
+    for (const auto& disk : disks_) {
+      const auto found = std::find_if(disks.begin(), disks.end(), [&](const auto& candidate) {
+        return candidate.name == disk->disk().name;
+      });
+      if (found == disks.end() || !found->dirty_bytes) {
+        return fail(
+            Errc::closed,
+            fmt::format("disk '{}': QEMU does not tell of its mirror any more", disk->disk().name));
+      }
+      seen.behind += *found->dirty_bytes;
+    }
+  }
+  VMSHADOW_ASSIGN(const auto jobs, qmp::query_block_jobs(session_));
+  for (const auto& disk : disks_) {
+    VMSHADOW_TRY(disk->note(jobs));
+    if (disk->progress().phase != DiskMirror::Phase::ready) seen.all_ready = false;
+    seen.behind += disk->behind();
+    seen.done += disk->progress().bytes_done;
+    seen.total += disk->progress().bytes_total;
+  }
+  return seen;
+}
+
 Result<bool> DiskCapture::copy(PageSink& sink, BlockIndex first) {
-  bool all_ready = true;
-  std::uint64_t done = 0;
-  std::uint64_t total = 0;
+  VMSHADOW_ASSIGN(const Look seen, look(false));
   for (std::size_t i = 0; i < disks_.size(); ++i) {
-    VMSHADOW_ASSIGN(const DiskMirror::Progress progress, disks_[i]->steer());
-    if (progress.phase != DiskMirror::Phase::ready) all_ready = false;
-    done += progress.bytes_done;
-    total += progress.bytes_total;
     VMSHADOW_ASSIGN(const bool room, sink.wait_for_room({}));
-    if (!room) continue;
-    auto taken = std::make_shared<const WrittenPages>(disks_[i]->target().take_complete());
-    give(taken, block_of(first, i), sink);
+    if (room) {
+      give(std::make_shared<const WrittenPages>(disks_[i]->take()), block_of(first, i), sink);
+    }
+    VMSHADOW_TRY(disks_[i]->steer());
   }
   const auto now = std::chrono::steady_clock::now();
-  if (options_.on_copy && now - told_ >= kTellEvery) {
+  if (options_.on_copy && !seen.all_ready && now - told_ >= kTellEvery) {
     told_ = now;
-    options_.on_copy(done, total);
+    options_.on_copy(seen.done, seen.total);
   }
-  return all_ready;
+  return seen.all_ready;
 }
 
-void DiskCapture::wait_until_known(milliseconds limit) {
+Status DiskCapture::check() {
+  return look(false).map([](const Look&) {});
+}
+
+Result<bool> DiskCapture::follow(milliseconds limit) {
   const auto deadline = std::chrono::steady_clock::now() + limit;
-  for (const auto& disk : disks_) {
-    const auto left = deadline - std::chrono::steady_clock::now();
-    static_cast<void>(disk->target().wait_until_known(
-        std::max(milliseconds{0}, std::chrono::duration_cast<milliseconds>(left))));
+  for (;;) {
+    VMSHADOW_ASSIGN(const Look seen, look(true));
+    if (seen.behind == 0) return true;
+    const bool room = std::all_of(disks_.begin(), disks_.end(), [&](const auto& disk) {
+      return disk->has_room_for(seen.behind);
+    });
+    if (!room) return false;
+    if (std::chrono::steady_clock::now() >= deadline) return seen.behind <= kBehindMost;
+    for (const auto& disk : disks_) VMSHADOW_TRY(disk->follow());
+    std::this_thread::sleep_for(kFollowEvery);
   }
 }
 
-void DiskCapture::cut() {
+// A job that was halted in mid-search for work may have begun more than it said it would. So where
+// all seems done it is made to look again, and only then asked once more.
+Status DiskCapture::cut(milliseconds limit) {
+  const auto deadline = std::chrono::steady_clock::now() + limit;
+  for (bool seemed_done = false;;) {
+    VMSHADOW_ASSIGN(const Look seen, look(!seemed_done));
+    if (!seen.all_ready) return fail(Errc::protocol, "a disk is cut before it was copied");
+    if (seen.behind == 0 && seemed_done) break;
+    seemed_done = seen.behind == 0;
+    if (std::chrono::steady_clock::now() >= deadline) {
+      return fail(Errc::timed_out, fmt::format("the disks' mirrors are {} bytes behind after {} ms",
+                                               seen.behind, limit.count()));
+    }
+    for (const auto& disk : disks_) VMSHADOW_TRY(disk->follow());
+  }
   for (const auto& disk : disks_) disk->cut();
+  return {};
 }
 
-Result<std::unique_ptr<DiskCapture::Taken>> DiskCapture::take_cut() {
-  bool known = true;
+Result<DiskCapture::Taken> DiskCapture::take_cut() {
+  // Also whether what was cut is all that was copied.
+  VMSHADOW_TRY(check());
+  for (const auto& disk : disks_) VMSHADOW_TRY(disk->rest());
+  Taken taken;
   for (const auto& disk : disks_) {
-    VMSHADOW_ASSIGN(const bool all, disk->check_cut());
-    known = known && all;
-  }
-  if (!known) {
-    for (const auto& disk : disks_) disk->put_back();
-    return nullptr;
-  }
-  auto taken = std::make_unique<Taken>();
-  for (const auto& disk : disks_) {
-    taken->by_disk_.push_back(disk->take());
-    taken->pages_ += taken->by_disk_.back()->content_pages() + taken->by_disk_.back()->zero_pages();
+    auto written = std::make_shared<const WrittenPages>(disk->take_cut());
+    taken.pages_ += written->content_pages() + written->zero_pages();
+    taken.by_disk_.push_back(std::move(written));
   }
   return taken;
 }
@@ -350,23 +347,13 @@ void DiskCapture::Taken::give_to(PageSink& sink, BlockIndex first) && {
 Status DiskCapture::stop() {
   if (std::exchange(stopped_, true)) return {};
   Status first;
-  const auto keep = [&](Status status) {
-    if (first && !status) first = std::move(status);
-  };
-  for (const auto& disk : disks_) keep(disk->stop());
-  if (serves_) keep(qmp::nbd_server_stop(session_));
+  for (const auto& disk : disks_) {
+    Status stopped = disk->stop();
+    if (first && !stopped) first = std::move(stopped);
+  }
   return first;
 }
 
-Result<bool> leave_disks(qmp::Session& session) {
-  VMSHADOW_ASSIGN(bool any, end_mirrors(session));
-  VMSHADOW_ASSIGN(const auto exports, qmp::query_block_exports(session));
-  const bool ours = std::any_of(exports.begin(), exports.end(), [](const std::string& id) {
-    return id.starts_with(kExportPrefix);
-  });
-  if (!ours) return any;
-  VMSHADOW_TRY(qmp::nbd_server_stop(session));
-  return true;
-}
+Result<bool> leave_disks(qmp::Session& session) { return end_mirrors(session); }
 
 }  // namespace vmshadow::capture

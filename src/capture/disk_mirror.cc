@@ -20,7 +20,7 @@ constexpr std::string_view kJobPrefix = "vmshadow-mirror-";
 constexpr std::string_view kNodePrefix = "vmshadow-target-";
 /// QEMU's node names end here.
 constexpr std::size_t kNodeNameBytesMax = 31;
-constexpr std::chrono::milliseconds kLookAgain{5};
+constexpr std::chrono::milliseconds kAskAgain{5};
 
 /// Of the disk's name, which may be a path in QEMU's object tree: what a job's id and a node's name
 /// may have, its end rather than its beginning, and not what another disk has.
@@ -38,19 +38,16 @@ std::string short_name(const std::string& disk) {
   return name.substr(name.size() - (room - tail.size())) + tail;
 }
 
-Result<std::optional<qmp::BlockJob>> find_job(qmp::Session& session, const std::string& id) {
-  VMSHADOW_ASSIGN(const auto jobs, qmp::query_block_jobs(session));
-  const auto found =
-      std::find_if(jobs.begin(), jobs.end(), [&](const auto& job) { return job.id == id; });
-  return found == jobs.end() ? std::nullopt : std::optional(*found);
+auto find_job(const std::vector<qmp::BlockJob>& jobs, const std::string& id) {
+  return std::find_if(jobs.begin(), jobs.end(), [&](const auto& job) { return job.id == id; });
 }
 
 /// Cancels the job if there is one, and waits for its end.
 Status end_job(qmp::Session& session, const std::string& id, io::Deadline deadline) {
   bool asked = false;
   while (true) {
-    VMSHADOW_ASSIGN(const auto job, find_job(session, id));
-    if (!job) return {};
+    VMSHADOW_ASSIGN(const auto jobs, qmp::query_block_jobs(session));
+    if (find_job(jobs, id) == jobs.end()) return {};
     if (!asked) {
       // One that ends by itself meanwhile is refused, and is gone at the next look.
       static_cast<void>(qmp::block_job_cancel(session, id));
@@ -59,7 +56,7 @@ Status end_job(qmp::Session& session, const std::string& id, io::Deadline deadli
     if (io::Deadline::clock::now() >= deadline) {
       return fail(Errc::timed_out, fmt::format("QEMU's block job '{}' does not end", id));
     }
-    std::this_thread::sleep_for(kLookAgain);
+    std::this_thread::sleep_for(kAskAgain);
   }
 }
 
@@ -70,7 +67,7 @@ Status remove_node(qmp::Session& session, const std::string& node, io::Deadline 
     if (removed || io::Deadline::clock::now() >= deadline) return removed;
     VMSHADOW_ASSIGN(const auto nodes, qmp::query_block_nodes(session));
     if (std::find(nodes.begin(), nodes.end(), node) == nodes.end()) return {};
-    std::this_thread::sleep_for(kLookAgain);
+    std::this_thread::sleep_for(kAskAgain);
   }
 }
 
@@ -85,7 +82,8 @@ DiskMirror::DiskMirror(qmp::Session& session, qmp::WritableDisk disk)
 Result<std::unique_ptr<DiskMirror>> DiskMirror::start(qmp::Session& session,
                                                       const qmp::WritableDisk& disk,
                                                       UniqueFd connection,
-                                                      const std::string& export_name) {
+                                                      const std::string& export_name,
+                                                      const qmp::MirrorOptions& options) {
   const auto of_disk = [&](Error error) {
     return fail(std::move(error).with_context(fmt::format("mirroring disk '{}'", disk.name)));
   };
@@ -106,7 +104,8 @@ Result<std::unique_ptr<DiskMirror>> DiskMirror::start(qmp::Session& session,
     return of_disk(std::move(added).error());
   }
   // From here on the destructor has something to take out again.
-  if (auto begun = qmp::blockdev_mirror(session, mirror->job_, disk.node, mirror->node_); !begun) {
+  if (auto begun = qmp::blockdev_mirror(session, mirror->job_, disk.node, mirror->node_, options);
+      !begun) {
     return of_disk(std::move(begun).error());
   }
   return mirror;
@@ -119,13 +118,32 @@ DiskMirror::~DiskMirror() {
 }
 
 Result<DiskMirror::Progress> DiskMirror::progress() {
-  VMSHADOW_ASSIGN(const auto job, find_job(session_, job_));
-  if (!job) return Progress{Phase::ended, 0, 0};
-  return Progress{job->ready ? Phase::ready : Phase::copying, job->done, job->total};
+  VMSHADOW_ASSIGN(const auto jobs, qmp::query_block_jobs(session_));
+  return progress_in(jobs);
+}
+
+DiskMirror::Progress DiskMirror::progress_in(const std::vector<qmp::BlockJob>& jobs) const {
+  const auto job = find_job(jobs, job_);
+  if (job == jobs.end()) return {Phase::ended, 0, 0};
+  return {job->ready ? Phase::ready : Phase::copying, job->done, job->total};
 }
 
 Status DiskMirror::limit_speed(std::uint64_t bytes_per_second) {
   return qmp::block_job_set_speed(session_, job_, bytes_per_second);
+}
+
+Status DiskMirror::halt() {
+  if (halted_) return {};
+  VMSHADOW_TRY(qmp::block_job_pause(session_, job_));
+  halted_ = true;
+  return {};
+}
+
+Status DiskMirror::go_on() {
+  if (!halted_) return {};
+  VMSHADOW_TRY(qmp::block_job_resume(session_, job_));
+  halted_ = false;
+  return {};
 }
 
 Status DiskMirror::stop(std::chrono::milliseconds within) {

@@ -1,20 +1,24 @@
-// Mirrors one disk of a running VM to an NBD export of ours: first all of it, then each write of
-// the guest's before the guest sees it complete.
+// Mirrors one disk of a running VM to an NBD export of ours: first all of it, then what the guest
+// writes.
 //
 //   start() ─► copying ─► ready ─► (stop() or destroyed)
 //                 └─────────┴──► ended: QEMU gave it up (an error of the target's or of the disk's,
 //                                or somebody cancelled it); the guest's writes go on without us
 //
-// What is in QEMU has names that begin with "vmshadow-": a block node for the export, and the job.
+// The guest waits for none of it (copy-mode=background). With copy-mode=write-blocking every write
+// would be here before the guest goes on; but a mirror that ends while such a write is on its way,
+// by an error or by force, makes QEMU write to memory that it has freed (seen with 7.2:
+// block/mirror frees in_flight_bitmap before it drains the disk): whoever kills this process would
+// kill the guest.
 //
-// A target that stops answering stops the guest: whoever serves the export acknowledges from
-// memory, and sees to it that its connection can be shut down from outside this process.
+// What is in QEMU has names that begin with "vmshadow-": a block node for the export, and the job.
 #pragma once
 
 #include <chrono>
 #include <cstdint>
 #include <memory>
 #include <string>
+#include <vector>
 
 #include <vmshadow/result.h>
 
@@ -32,7 +36,8 @@ class DiskMirror {
   [[nodiscard]] static Result<std::unique_ptr<DiskMirror>> start(qmp::Session& session,
                                                                  const qmp::WritableDisk& disk,
                                                                  UniqueFd connection,
-                                                                 const std::string& export_name);
+                                                                 const std::string& export_name,
+                                                                 const qmp::MirrorOptions& options);
   /// stop(), and tells the log what went wrong.
   ~DiskMirror();
   DiskMirror(const DiskMirror&) = delete;
@@ -44,11 +49,17 @@ class DiskMirror {
   struct Progress {
     Phase phase{};
     std::uint64_t bytes_done{};
-    std::uint64_t bytes_total{};  ///< grows with what the guest writes meanwhile
+    std::uint64_t bytes_total{};  ///< grows with what the guest writes
   };
   [[nodiscard]] Result<Progress> progress();
-  /// Of the first copy, in bytes a second; 0: as fast as it goes.
+  /// The same, of a reply that has it.
+  [[nodiscard]] Progress progress_in(const std::vector<qmp::BlockJob>& jobs) const;
+  /// Of the first copy, in bytes a second; 0: as fast as it goes. Set to 0, a mirror that rests
+  /// looks for work at once.
   [[nodiscard]] Status limit_speed(std::uint64_t bytes_per_second);
+  /// Lets what is written gather in QEMU.
+  [[nodiscard]] Status halt();
+  [[nodiscard]] Status go_on();
   /// Ends the job and takes what is ours out of QEMU; waits for that, at most about `within`.
   [[nodiscard]] Status stop(std::chrono::milliseconds within = std::chrono::seconds(10));
 
@@ -59,6 +70,7 @@ class DiskMirror {
   const qmp::WritableDisk disk_;
   const std::string job_;
   const std::string node_;
+  bool halted_ = false;
   bool stopped_ = false;
 };
 

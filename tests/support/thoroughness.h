@@ -19,6 +19,9 @@ namespace vmshadow::test {
 /// Every so-manieth operation of a crash suite: with 1, each is one to fail at.
 [[nodiscard]] inline std::uint64_t crash_stride() { return setting("VMSHADOW_CRASH_STRIDE", 7); }
 /// Of each cut, so many of the states that it may leave the disk in.
+/// Kills of a sidecar that protects disks.
+[[nodiscard]] inline std::uint64_t disk_kills() { return setting("VMSHADOW_DISK_KILLS", 8); }
+
 [[nodiscard]] inline std::uint64_t crash_seeds() { return setting("VMSHADOW_CRASH_SEEDS", 2); }
 /// Every so-manieth place in what is cheap: all of them, unless the crash stride is a long one.
 [[nodiscard]] inline std::uint64_t place_stride() {

@@ -52,17 +52,11 @@ const std::map<std::string, Folders>& allowed_edges() {
 }
 
 /// A header (by prefix, or whole) and the only folder that may include it.
-const std::map<std::string, std::string> kHeaderOwners = {{"liburing", "io"},
-                                                          {"lz4", "delta"},
-                                                          {"openssl/", "crypt"},
-                                                          {"libnbd", "capture"},
-                                                          {"prometheus/", "app"}};
+const std::map<std::string, std::string> kHeaderOwners = {
+    {"liburing", "io"}, {"lz4", "delta"}, {"openssl/", "crypt"}, {"prometheus/", "app"}};
 /// The same for a library in `dependencies:` of meson.build.
-const std::map<std::string, std::string> kLibraryOwners = {{"liburing", "io"},
-                                                           {"lz4", "delta"},
-                                                           {"libcrypto", "crypt"},
-                                                           {"libnbd", "capture"},
-                                                           {"prometheus", "app"}};
+const std::map<std::string, std::string> kLibraryOwners = {
+    {"liburing", "io"}, {"lz4", "delta"}, {"libcrypto", "crypt"}, {"prometheus", "app"}};
 
 /// Bytes in, bytes out: no files, no sockets.
 const Folders kPureFolders = {"delta", "format", "predict"};
