@@ -84,8 +84,8 @@ void print_shown(const VmInfo& vm, const EpochInfo& info, const MachineDescripti
 }
 
 void print_block_diff(const replay::BlockDiff& block) {
-  fmt::print("{}: {} of {} pages differ", block.name, block.pages_differing,
-             std::max(block.pages_a, block.pages_b));
+  fmt::print("{}{}: {} of {} pages differ", block.is_disk ? "disk " : "", block.name,
+             block.pages_differing, std::max(block.pages_a, block.pages_b));
   if (block.bytes_differing) fmt::print(", {} bytes in them", *block.bytes_differing);
   if (block.pages_a != block.pages_b) {
     fmt::print(" ({} pages before, {} after)", block.pages_a, block.pages_b);

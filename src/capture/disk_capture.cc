@@ -275,7 +275,9 @@ Result<bool> DiskCapture::copy(PageSink& sink, BlockIndex first) {
   for (std::size_t i = 0; i < disks_.size(); ++i) {
     VMSHADOW_ASSIGN(const bool room, sink.wait_for_room({}));
     if (room) {
-      give(std::make_shared<const WrittenPages>(disks_[i]->take()), block_of(first, i), sink);
+      auto taken = std::make_shared<const WrittenPages>(disks_[i]->take());
+      copied_pages_ += taken->content_pages() + taken->zero_pages();
+      give(taken, block_of(first, i), sink);
     }
     VMSHADOW_TRY(disks_[i]->steer());
   }
@@ -330,6 +332,7 @@ Result<DiskCapture::Taken> DiskCapture::take_cut() {
   VMSHADOW_TRY(check());
   for (const auto& disk : disks_) VMSHADOW_TRY(disk->rest());
   Taken taken;
+  taken.pages_ = std::exchange(copied_pages_, 0);
   for (const auto& disk : disks_) {
     auto written = std::make_shared<const WrittenPages>(disk->take_cut());
     taken.pages_ += written->content_pages() + written->zero_pages();

@@ -75,6 +75,7 @@ class DiskCapture {
 
   class Taken {
    public:
+    /// With those that copy() handed over since the cut before.
     [[nodiscard]] std::uint64_t pages() const { return pages_; }
     /// Into its open epoch, whose disks begin at `first`.
     void give_to(PageSink& sink, BlockIndex first) &&;
@@ -103,6 +104,7 @@ class DiskCapture {
   qmp::Session& session_;
   const DiskCaptureOptions options_;
   bool stopped_ = false;
+  std::uint64_t copied_pages_ = 0;  // handed over since the last cut
   std::vector<std::unique_ptr<ProtectedDisk>> disks_;
   std::chrono::steady_clock::time_point told_{};
 };

@@ -2,6 +2,7 @@
 // cannot be protected.
 #include <nlohmann/json.hpp>
 
+#include <algorithm>
 #include <fstream>
 #include <thread>
 
@@ -127,14 +128,27 @@ TEST(MonitorFaults, DeviceThatCannotBeCapturedIsRefusedByName) {
   rig.expect_runs_on();
 }
 
-TEST(MonitorFaults, WritableDiskIsRefusedUnlessToldOtherwise) {
+TEST(MonitorFaults, WritableDiskIsProtectedUnlessToldOtherwise) {
   VMSHADOW_REQUIRE(guest_available({}));
   FaultRig rig({"-drive", "if=none,id=disk,driver=null-co,size=1M,read-zeroes=on", "-device",
                 "virtio-blk-pci,drive=disk,id=data"});
-  expect_refused(rig.config(kNoStore), {"VM 'vm1' cannot be protected: ", "disks that it writes to",
-                                        "data", "--ignore-disks protects RAM and devices alone"});
-  rig.expect_runs_on();
   StoreProgram store = must(StoreProgram::start(rig.store_directory()));
+  {
+    SidecarProgram sidecar = rig.protect(store.address());
+    EXPECT_EQ(must(sidecar.stop()).text(), "exit code 0") << sidecar.messages();
+    const auto lines = sidecar.lines();
+    const auto first = std::find_if(lines.begin(), lines.end(), [](const auto& line) {
+      return line.value("event", "") == "epoch";
+    });
+    ASSERT_NE(first, lines.end());
+    EXPECT_GE(first->at("disk_pages"), (1 << 20) / kPageBytes);
+    EXPECT_TRUE(must(qmp::query_block_jobs(*rig.observer())).empty());
+  }
+  const Ran undecided = must(run_program(
+      {program_path("shadow-replay"), "--store", rig.store_directory(), "restore", "vm1"}));
+  EXPECT_FALSE(undecided.status.success());
+  expect_sentence(undecided.err, "shadow-replay",
+                  {"holds disks", "data", "--disks", "--keep-disks"});
   SidecarConfig config = rig.config(store.address());
   config.extra_args = {"--ignore-disks"};
   SidecarProgram sidecar = must(SidecarProgram::start(config));
