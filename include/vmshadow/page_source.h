@@ -34,7 +34,8 @@ struct EpochStats {
   std::chrono::microseconds stop{};
   /// STOP to our receipt of VMSTATE_SEND: QEMU drains and flushes the disks.
   std::chrono::microseconds cut{};
-  /// Of `ram`, from VMSTATE_SEND on: until the mirrors of protected disks had brought all.
+  /// Of `ram`, from VMSTATE_SEND on (or, where the monitor waits for QEMU's sends, at the end of
+  /// `device`): until the mirrors of protected disks had brought all.
   std::chrono::microseconds disks{};
   /// VMSTATE_SEND to the end of the RAM section. (Of a full pass: all of it.)
   std::chrono::microseconds ram{};

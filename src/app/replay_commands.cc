@@ -179,25 +179,24 @@ Result<replay::QemuCommand> recorded_command(const EpochImage& image,
 /// What the operator has to say about the disks of an epoch that is to be started here.
 Status check_disks(const EpochImage& image, const ReplayRestoreOptions& options) {
   const auto& disks = image.machine().disks;
-  if (disks.empty() || options.keep_disks || !options.disks.empty()) return {};
+  if (disks.empty() || options.old_disks || !options.disks.empty()) return {};
   std::vector<std::string> names;
   for (const Disk& disk : disks) names.push_back(disk.name);
   return fail(Errc::invalid_argument,
               fmt::format("epoch {} holds disks ({}): --disks FOLDER writes them there and starts "
-                          "QEMU with them; --keep-disks leaves those that the command line names, "
+                          "QEMU with them; --old-disks leaves those that the command line names, "
                           "which must be as they were at the cut",
                           image.info().epoch.value, fmt::join(names, ", ")));
 }
 
-Result<std::vector<replay::Replacement>> write_disks(const EpochImage& image,
-                                                     const ReplayRestoreOptions& options) {
+Status write_disks(const EpochImage& image, const std::vector<replay::DiskImage>& images) {
   ProgressBar bar("writing disks");
   replay::ExportOptions how;
   how.on_progress = [&](std::uint64_t done, std::uint64_t total) {
     bar.update(done, total);
     return Status{};
   };
-  return replay::write_disk_images(image, options.disks, how);
+  return replay::write_disk_images(image, images, how);
 }
 
 Status print_command(const EpochImage& image, const ReplayScope& scope,
@@ -401,10 +400,13 @@ Status restore_epoch(const ReplayScope& scope, ReplayRestoreOptions options) {
   } else if (options.incoming.empty()) {
     // Before anything is made: is there a command at all?
     VMSHADOW_TRY(check_disks(*image, options));
-    VMSHADOW_TRY(recorded_command(*image, options, folder_template));
+    std::vector<replay::DiskImage> images;
     if (!options.disks.empty()) {
-      VMSHADOW_ASSIGN(options.changes.images, write_disks(*image, options));
+      VMSHADOW_ASSIGN(images, replay::plan_disk_images(*image, options.disks));
     }
+    for (const replay::DiskImage& one : images) options.changes.images.push_back(one.instead);
+    VMSHADOW_TRY(recorded_command(*image, options, folder_template));
+    if (!images.empty()) VMSHADOW_TRY(write_disks(*image, images));
     VMSHADOW_ASSIGN(RunFolder made, RunFolder::make(folder_template));
     folder.emplace(std::move(made));
     qmp_path = folder->qmp_path();

@@ -20,9 +20,9 @@ struct ReplayRestoreOptions {
   std::string incoming;        ///< "unix:PATH" or "tcp:HOST:PORT"; empty: not so
   std::string qmp;             ///< monitor of a waiting QEMU; both empty: start one
   replay::CommandChanges changes;
-  std::string disks;        ///< a folder for the epoch's disks; empty: not named
-  bool keep_disks = false;  ///< use the images that the command line names, as they are
-  std::string run_dir;      ///< where the started QEMU's socket and log go; empty: chosen
+  std::string disks;       ///< a folder for the epoch's disks; empty: not named
+  bool old_disks = false;  ///< use the images that the command line names, as they are
+  std::string run_dir;     ///< where the started QEMU's socket and log go; empty: chosen
   bool dry_run = false;
 };
 

@@ -177,7 +177,7 @@ or you start it, with the same machine type, memory and devices:
   restore web1 --incoming unix:/run/in.sock
 
 What the guest did after the epoch's cut is lost; how much that is gets printed. An epoch that holds
-disks needs --disks, or --keep-disks if the images are as they were at the cut; into a QEMU of yours
+disks needs --disks, or --old-disks if the images are as they were at the cut; into a QEMU of yours
 it brings RAM and devices alone, and shadow-replay export has the images. Make sure that the original
 no longer runs.
 
@@ -253,7 +253,7 @@ CLI::App* add_restore(CLI::App& cli, app::ReplayScope& scope, RawRestoreOptions&
                                     "write the epoch's disks into this folder and use them");
   started_only(disks);
   started_only(restore
-                   ->add_flag("--keep-disks", options.keep_disks,
+                   ->add_flag("--old-disks", options.old_disks,
                               "use the images that the command line names, as they are")
                    ->excludes(disks));
   started_only(restore->add_option("--run-dir", options.run_dir,

@@ -182,9 +182,11 @@ qmp::SessionOptions with_events(capture::VmEvents& events) {
 }
 
 capture::ColoOptions colo_options(const StopSignal& stop, capture::GuardFlags& flags,
-                                  EpochLedger& ledger, capture::DiskCapture* disks) {
+                                  EpochLedger& ledger, capture::DiskCapture* disks,
+                                  const std::function<Status()>& tick) {
   capture::ColoOptions options;
   options.disks = disks;
+  options.on_follow = [&tick] { return tick(); };
   options.on_attach = [&flags](const capture::MigrationSettings& before) { flags.arm(before); };
   options.cancelled = [&stop, &flags] {
     flags.beat();
@@ -397,8 +399,8 @@ int run_sidecar(const SidecarOptions& options, const StopSignal& stop, capture::
     flags.mirroring = true;
     auto begun = capture::DiskCapture::begin(**session, disk_options(options, flags, ledger));
     if (!begun) {
-      // It has left nothing, if there was a monitor to do so.
-      flags.mirroring = (*session)->closed().has_value();
+      // Also what QEMU did only after it was no longer waited for.
+      if (capture::leave_disks(**session)) flags.mirroring = false;
       say(fmt::format("VM '{}' cannot be protected: {}", options.vm_name, begun.error().message));
       return ends_first_start(flags, begun.error());
     }
@@ -407,8 +409,8 @@ int run_sidecar(const SidecarOptions& options, const StopSignal& stop, capture::
   std::function<Status()> tick;
   const std::unique_ptr<PageSource> source = [&]() -> std::unique_ptr<PageSource> {
     if (choice.kind == capture::CaptureKind::colo) {
-      return std::make_unique<capture::ColoSource>(**session, events, system_clock(),
-                                                   colo_options(stop, flags, ledger, disks.get()));
+      return std::make_unique<capture::ColoSource>(
+          **session, events, system_clock(), colo_options(stop, flags, ledger, disks.get(), tick));
     }
     return std::make_unique<capture::FullPassSource>(
         **session, events, system_clock(), full_pass_options(options, stop, flags, ledger, tick));

@@ -26,6 +26,10 @@ using std::chrono::milliseconds;
 
 constexpr milliseconds kRequestRetry{500};
 constexpr milliseconds kCopyEvery{10};
+/// What a stopped VM may wait for: some milliseconds of copying; some tens of them after a while.
+constexpr std::uint64_t kBehindAtFirst = 2 << 20;
+constexpr std::uint64_t kBehindMost = 64 << 20;
+constexpr std::int64_t kSaySlowAfterS = 5;
 
 microseconds micros(std::chrono::nanoseconds d) {
   return std::chrono::duration_cast<microseconds>(d);
@@ -74,7 +78,10 @@ Result<EpochStats> ColoSource::attach(PageSink& sink, Epoch first) {
   stats.epoch = first;
   stats.ram = micros(clock_.monotonic() - start);
   VMSHADOW_TRY(drain_->stream().end_initial());
-  if (options_.disks != nullptr) VMSHADOW_TRY(options_.disks->cut(options_.stall));
+  if (options_.disks != nullptr) {
+    options_.disks->steer_no_more();
+    VMSHADOW_TRY(options_.disks->cut(options_.stall));
+  }
   const VmEvents::Cut cut = events_.cut_since(stops_before, clock_);
   EpochEnd end{first, cut.wall, cut.monotonic, drain_->stream().take_device_state()};
   VMSHADOW_TRY(drain_->send({ColoMessage::checkpoint_ready}));
@@ -104,11 +111,14 @@ Status ColoSource::copy_disks() {
   }
 }
 
-// Until a cut need not wait for the mirrors for long.
+// Until a cut need not wait for the mirrors for long. A guest that goes on writing as fast as they
+// copy may stand still for longer, little by little.
 Status ColoSource::bring_disks_near() {
   if (options_.disks == nullptr) return {};
-  for (;;) {
-    VMSHADOW_ASSIGN(const bool near, options_.disks->follow(options_.disks_follow));
+  const MonotonicTime begun = clock_.monotonic();
+  std::uint64_t behind_most = kBehindAtFirst;
+  for (bool said = false;;) {
+    VMSHADOW_ASSIGN(const bool near, options_.disks->follow(options_.disks_follow, behind_most));
     if (near) return {};
     if (!std::exchange(epoch_open_, true)) {
       sink_->begin_epoch({next_epoch_, false, nullptr, true});
@@ -116,6 +126,13 @@ Status ColoSource::bring_disks_near() {
     VMSHADOW_TRY(options_.disks->copy(*sink_, first_disk_));
     if (options_.cancelled && options_.cancelled()) {
       return fail(Errc::cancelled, "told to stop while the disks were followed");
+    }
+    if (options_.on_follow) VMSHADOW_TRY(options_.on_follow());
+    const auto for_s = (clock_.monotonic() - begun) / std::chrono::seconds(1);
+    behind_most = std::min(kBehindAtFirst << std::min<std::int64_t>(for_s, 6), kBehindMost);
+    if (for_s >= kSaySlowAfterS && !std::exchange(said, true)) {
+      spdlog::warn("epoch {} waits: the guest writes to its disks about as fast as they are copied",
+                   next_epoch_.value);
     }
     std::this_thread::sleep_for(kCopyEvery);
   }
@@ -145,6 +162,8 @@ Status ColoSource::read_initial(PageSink& sink, Epoch first, MachineDescription&
   first_disk_ = BlockIndex{static_cast<std::uint16_t>(machine.layout.blocks.size())};
   sink.begin_epoch({first, true, &machine});
   VMSHADOW_TRY(copy_disks());
+  // From here on this thread must not wait for the monitor, as for FirstPassLimit.
+  if (options_.disks != nullptr) options_.disks->steer_beside();
 
   MonotonicTime told = clock_.monotonic();
   VMSHADOW_ASSIGN(const Event event,
@@ -170,7 +189,7 @@ Result<bool> ColoSource::first_pass_gate(MonotonicTime& told) {
   const MonotonicTime now = clock_.monotonic();
   if (options_.disks != nullptr && now - copied_ >= kCopyEvery) {
     copied_ = now;
-    VMSHADOW_TRY(options_.disks->copy(*sink_, first_disk_));
+    VMSHADOW_TRY(options_.disks->take_copied(*sink_, first_disk_));
   }
   if (options_.on_first_pass && now - told >= std::chrono::seconds(1)) {
     told = now;
@@ -267,7 +286,10 @@ Result<EpochStats> ColoSource::run_checkpoint(MonotonicTime asked,
   const std::uint64_t zero_before = stream.zero_pages_seen();
   const std::uint64_t bytes_before = drain_->bytes_read();
   const std::uint64_t stops_before = events_.stops();
-  const bool hold = !options_.early_acknowledge || at_cut;
+  // Where the monitor waits for QEMU's sends, the disks' cut must wait for them too.
+  const bool disks_last =
+      options_.disks != nullptr && colo_version(session_.version()).monitor_waits_for_sends;
+  const bool hold = !options_.early_acknowledge || at_cut || disks_last;
 
   if (!std::exchange(epoch_open_, true)) sink_->begin_epoch({next_epoch_, false, nullptr});
   request_pending_ = false;
@@ -278,17 +300,22 @@ Result<EpochStats> ColoSource::run_checkpoint(MonotonicTime asked,
   VMSHADOW_TRY(drain_->send({ColoMessage::checkpoint_reply}));
   VMSHADOW_TRY(expect(Event::cut));
   const MonotonicTime cut = clock_.monotonic();
-  if (options_.disks != nullptr) {
-    // What QEMU sends meanwhile waits in the socket.
+  const auto cut_disks = [&]() -> Status {
+    if (options_.disks == nullptr) return {};
+    const MonotonicTime begun = clock_.monotonic();
     VMSHADOW_TRY(options_.disks->cut(options_.stall));
-    stats.disks = micros(clock_.monotonic() - cut);
-  }
+    stats.disks = micros(clock_.monotonic() - begun);
+    return {};
+  };
+  // What QEMU sends meanwhile waits in the socket.
+  if (!disks_last) VMSHADOW_TRY(cut_disks());
   if (!hold) {
     VMSHADOW_TRY(drain_->send({ColoMessage::vmstate_received, ColoMessage::vmstate_loaded}));
   }
   VMSHADOW_TRY(expect(Event::ram_done));
   const MonotonicTime ram_done = clock_.monotonic();
   VMSHADOW_TRY(expect(Event::device_done));
+  if (disks_last) VMSHADOW_TRY(cut_disks());
   const MonotonicTime device_done = clock_.monotonic();
   const WallTime all_read = clock_.wall();
 
@@ -354,7 +381,7 @@ Status ColoSource::detach() {
   if (state_ == State::detached) return {};
   state_ = State::detached;
   request_pending_ = false;
-  if (std::exchange(epoch_open_, false)) sink_->abandon_epoch();
+  epoch_open_ = false;  // never ended, it never counts
   // First the socket: a QEMU that is stuck sending to us is free again, and so is its monitor.
   drain_.reset();
   const auto left = std::exchange(migrating_, false) ? release_vm(session_) : false;

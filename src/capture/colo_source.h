@@ -57,6 +57,9 @@ struct ColoOptions {
   DiskCapture* disks = nullptr;
   /// For how long at most an epoch is put off, while the guest runs, for the disks' mirrors.
   std::chrono::milliseconds disks_follow{20};
+  /// Called every few milliseconds while an epoch waits for the disks' mirrors, whose guest writes
+  /// much; an error ends the capture.
+  std::function<Status()> on_follow;
   /// Asked while the disks are copied, and during the first pass while the guest runs; true ends it
   /// with Errc::cancelled.
   std::function<bool()> cancelled;

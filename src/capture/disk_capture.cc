@@ -23,6 +23,7 @@ using std::chrono::milliseconds;
 constexpr milliseconds kPassWithin{1000};
 constexpr std::chrono::seconds kTellEvery{1};
 constexpr milliseconds kFollowEvery{1};
+constexpr milliseconds kSteerEvery{10};
 
 /// The first copy's speed: doubled after every second in which less than a
 /// sixteenth of what a disk may hold waited, halved whenever it is more than a quarter. QEMU gives
@@ -35,8 +36,6 @@ constexpr std::chrono::seconds kFasterEvery{1};
 constexpr std::uint64_t kSlowest = 1 << 20;
 /// On its way at once: QEMU's own choice, or less for a small buffer.
 constexpr std::uint64_t kInFlightMost = 10 << 20;
-/// What a stopped VM may wait for: some milliseconds of copying.
-constexpr std::uint64_t kBehindMost = 2 << 20;
 /// What the sink takes in one piece.
 constexpr std::size_t kBatchPages = 256;
 
@@ -111,7 +110,14 @@ class DiskCapture::ProtectedDisk {
   /// Takes note of the mirror's progress; an error if it is not what it should be.
   [[nodiscard]] Status note(const std::vector<qmp::BlockJob>& jobs) {
     progress_ = mirror_->progress_in(jobs);
-    switch (target_->failure()) {
+    VMSHADOW_TRY(check(target_->failure()));
+    if (progress_.phase != DiskMirror::Phase::ended) return {};
+    return fail(Errc::closed, fmt::format("disk '{}': QEMU has ended its mirror (an error of the "
+                                          "disk's, or somebody cancelled the job)",
+                                          disk_.name));
+  }
+  [[nodiscard]] Status check(DiskTarget::Failure failure) const {
+    switch (failure) {
       case DiskTarget::Failure::none:
         break;
       case DiskTarget::Failure::overflow:
@@ -124,14 +130,14 @@ class DiskCapture::ProtectedDisk {
         return fail(Errc::protocol,
                     fmt::format("disk '{}': its mirror copies less than pages", disk_.name));
     }
-    if (progress_.phase != DiskMirror::Phase::ended) return {};
-    return fail(Errc::closed, fmt::format("disk '{}': QEMU has ended its mirror (an error of the "
-                                          "disk's, or somebody cancelled the job)",
-                                          disk_.name));
+    return {};
   }
   [[nodiscard]] const DiskMirror::Progress& progress() const { return progress_; }
+  /// Of what the mirror knows; one that is at work is behind, whatever it says.
   [[nodiscard]] std::uint64_t behind() const {
-    return progress_.bytes_total - std::min(progress_.bytes_done, progress_.bytes_total);
+    const std::uint64_t left =
+        progress_.bytes_total - std::min(progress_.bytes_done, progress_.bytes_total);
+    return progress_.at_work ? std::max<std::uint64_t>(left, 1) : left;
   }
   /// Whether what is here and what is not would leave half of the room.
   [[nodiscard]] bool has_room_for(std::uint64_t behind) const {
@@ -151,8 +157,14 @@ class DiskCapture::ProtectedDisk {
   [[nodiscard]] Status rest() { return mirror_->halt(); }
 
   [[nodiscard]] WrittenPages take() { return target_->cut(); }
-  void cut() { cut_ = target_->cut(); }
-  [[nodiscard]] WrittenPages take_cut() { return std::exchange(cut_, {}); }
+  void cut() {
+    cut_ = target_->cut();
+    failure_at_cut_ = target_->failure();
+  }
+  [[nodiscard]] Result<WrittenPages> take_cut() {
+    VMSHADOW_TRY(check(failure_at_cut_));
+    return std::exchange(cut_, {});
+  }
 
   [[nodiscard]] Status stop() {
     Status stopped = mirror_ ? mirror_->stop() : Status{};
@@ -172,7 +184,10 @@ class DiskCapture::ProtectedDisk {
       fast_since_ = now;
       speed = std::min(2 * speed_, speed_of_share(kSlowAbove));
     }
-    return speed == speed_ ? Status{} : mirror_->limit_speed(speed_ = speed);
+    if (speed != speed_) VMSHADOW_TRY(mirror_->limit_speed(speed_ = speed));
+    // Nobody takes anything, however slow it is.
+    if (held > held_pages_max_ / 2) return mirror_->halt();
+    return held < held_pages_max_ / kFastBelow ? mirror_->go_on() : Status{};
   }
   [[nodiscard]] Status steer_rest() {
     const std::size_t held = target_->held_pages();
@@ -207,6 +222,7 @@ class DiskCapture::ProtectedDisk {
   std::uint64_t speed_;
   std::chrono::steady_clock::time_point fast_since_ = std::chrono::steady_clock::now();
   WrittenPages cut_;
+  DiskTarget::Failure failure_at_cut_{};
 };
 
 DiskCapture::DiskCapture(qmp::Session& session, DiskCaptureOptions options)
@@ -247,6 +263,9 @@ Result<DiskCapture::Look> DiskCapture::look(bool also_for_dirty_bytes) {
   Look seen;
   if (also_for_dirty_bytes) {
     VMSHADOW_ASSIGN(const auto disks, qmp::query_writable_disks(session_));
+    if (disks.size() != disks_.size()) {
+      return fail(Errc::closed, "the VM has other disks than before");
+    }
     for (const auto& disk : disks_) {
       const auto found = std::find_if(disks.begin(), disks.end(), [&](const auto& candidate) {
         return candidate.name == disk->disk().name;
@@ -271,16 +290,8 @@ Result<DiskCapture::Look> DiskCapture::look(bool also_for_dirty_bytes) {
 }
 
 Result<bool> DiskCapture::copy(PageSink& sink, BlockIndex first) {
-  VMSHADOW_ASSIGN(const Look seen, look(false));
-  for (std::size_t i = 0; i < disks_.size(); ++i) {
-    VMSHADOW_ASSIGN(const bool room, sink.wait_for_room({}));
-    if (room) {
-      auto taken = std::make_shared<const WrittenPages>(disks_[i]->take());
-      copied_pages_ += taken->content_pages() + taken->zero_pages();
-      give(taken, block_of(first, i), sink);
-    }
-    VMSHADOW_TRY(disks_[i]->steer());
-  }
+  VMSHADOW_TRY(take_copied(sink, first));
+  VMSHADOW_ASSIGN(const Look seen, steer());
   const auto now = std::chrono::steady_clock::now();
   if (options_.on_copy && !seen.all_ready && now - told_ >= kTellEvery) {
     told_ = now;
@@ -289,11 +300,43 @@ Result<bool> DiskCapture::copy(PageSink& sink, BlockIndex first) {
   return seen.all_ready;
 }
 
+Status DiskCapture::take_copied(PageSink& sink, BlockIndex first) {
+  for (std::size_t i = 0; i < disks_.size(); ++i) {
+    VMSHADOW_ASSIGN(const bool room, sink.wait_for_room({}));
+    if (!room) continue;
+    auto taken = std::make_shared<const WrittenPages>(disks_[i]->take());
+    copied_pages_ += taken->content_pages() + taken->zero_pages();
+    give(taken, block_of(first, i), sink);
+  }
+  return {};
+}
+
+Result<DiskCapture::Look> DiskCapture::steer() {
+  VMSHADOW_ASSIGN(Look seen, look(false));
+  for (const auto& disk : disks_) VMSHADOW_TRY(disk->steer());
+  return seen;
+}
+
+void DiskCapture::steer_beside() {
+  beside_ = std::jthread([this](const std::stop_token& stop) {
+    while (!stop.stop_requested()) {
+      // What is wrong shows at the next look.
+      if (!steer()) return;
+      std::this_thread::sleep_for(kSteerEvery);
+    }
+  });
+}
+
+void DiskCapture::steer_no_more() {
+  beside_.request_stop();
+  if (beside_.joinable()) beside_.join();
+}
+
 Status DiskCapture::check() {
   return look(false).map([](const Look&) {});
 }
 
-Result<bool> DiskCapture::follow(milliseconds limit) {
+Result<bool> DiskCapture::follow(milliseconds limit, std::uint64_t behind_most) {
   const auto deadline = std::chrono::steady_clock::now() + limit;
   for (;;) {
     VMSHADOW_ASSIGN(const Look seen, look(true));
@@ -302,7 +345,7 @@ Result<bool> DiskCapture::follow(milliseconds limit) {
       return disk->has_room_for(seen.behind);
     });
     if (!room) return false;
-    if (std::chrono::steady_clock::now() >= deadline) return seen.behind <= kBehindMost;
+    if (std::chrono::steady_clock::now() >= deadline) return seen.behind <= behind_most;
     for (const auto& disk : disks_) VMSHADOW_TRY(disk->follow());
     std::this_thread::sleep_for(kFollowEvery);
   }
@@ -328,13 +371,13 @@ Status DiskCapture::cut(milliseconds limit) {
 }
 
 Result<DiskCapture::Taken> DiskCapture::take_cut() {
-  // Also whether what was cut is all that was copied.
-  VMSHADOW_TRY(check());
-  for (const auto& disk : disks_) VMSHADOW_TRY(disk->rest());
+  // The cut is whole, whatever becomes of the mirrors now: that the next look tells.
+  for (const auto& disk : disks_) static_cast<void>(disk->rest());
   Taken taken;
   taken.pages_ = std::exchange(copied_pages_, 0);
   for (const auto& disk : disks_) {
-    auto written = std::make_shared<const WrittenPages>(disk->take_cut());
+    VMSHADOW_ASSIGN(auto cut, disk->take_cut());
+    auto written = std::make_shared<const WrittenPages>(std::move(cut));
     taken.pages_ += written->content_pages() + written->zero_pages();
     taken.by_disk_.push_back(std::move(written));
   }
@@ -349,6 +392,7 @@ void DiskCapture::Taken::give_to(PageSink& sink, BlockIndex first) && {
 
 Status DiskCapture::stop() {
   if (std::exchange(stopped_, true)) return {};
+  steer_no_more();
   Status first;
   for (const auto& disk : disks_) {
     Status stopped = disk->stop();

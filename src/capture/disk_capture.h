@@ -20,6 +20,7 @@
 #include <cstddef>
 #include <functional>
 #include <memory>
+#include <thread>
 #include <vector>
 
 #include <vmshadow/page_sink.h>
@@ -64,12 +65,18 @@ class DiskCapture {
   /// copied, as far as it has room; to be called every few milliseconds while the guest runs. True
   /// once every disk has been copied: from then on there can be cuts.
   [[nodiscard]] Result<bool> copy(PageSink& sink, BlockIndex first);
+  /// That alone, without a word to QEMU's monitor: for one who must not wait for it. Meanwhile a
+  /// thread keeps what is held in bounds, from steer_beside() until steer_no_more(), which waits
+  /// for its last answer.
+  [[nodiscard]] Status take_copied(PageSink& sink, BlockIndex first);
+  void steer_beside();
+  void steer_no_more();
   /// While the guest runs, between two cuts: whether all is well.
   [[nodiscard]] Status check();
-  /// While the guest runs, before a cut: has the mirrors bring what was written, for at most so
-  /// long. False if there is more of it than can be held, or than a VM may stand still for: then it
-  /// must be handed over first, with copy().
-  [[nodiscard]] Result<bool> follow(std::chrono::milliseconds limit);
+  /// While the guest runs, before a cut: has the mirrors bring what was written, for at most
+  /// `limit`. False if there is more of it than can be held, or still more than `behind_most`
+  /// bytes, for which the stopped VM would have to wait: then it is handed over first, with copy().
+  [[nodiscard]] Result<bool> follow(std::chrono::milliseconds limit, std::uint64_t behind_most);
   /// The VM stands still: waits until the mirrors have all. Errc::timed_out past `limit`.
   [[nodiscard]] Status cut(std::chrono::milliseconds limit);
 
@@ -100,6 +107,7 @@ class DiskCapture {
   };
   DiskCapture(qmp::Session& session, DiskCaptureOptions options);
   [[nodiscard]] Result<Look> look(bool also_for_dirty_bytes);
+  [[nodiscard]] Result<Look> steer();
 
   qmp::Session& session_;
   const DiskCaptureOptions options_;
@@ -107,6 +115,7 @@ class DiskCapture {
   std::uint64_t copied_pages_ = 0;  // handed over since the last cut
   std::vector<std::unique_ptr<ProtectedDisk>> disks_;
   std::chrono::steady_clock::time_point told_{};
+  std::jthread beside_;
 };
 
 /// Takes out of QEMU what a sidecar that has died left of its captures of disks. True if there was

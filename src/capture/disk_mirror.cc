@@ -31,11 +31,12 @@ std::string short_name(const std::string& disk) {
     name += plain ? c : '_';
   }
   const std::size_t room = kNodeNameBytesMax - kNodePrefix.size();
-  if (name.size() <= room) return name;
+  if (name.size() <= room && name == disk) return name;
   // It only has to tell the disks of one VM apart.
   const std::string tail =
       fmt::format("-{:08x}", checksum64(std::as_bytes(std::span(disk))) & 0xffffffff);
-  return name.substr(name.size() - (room - tail.size())) + tail;
+  const std::size_t kept = std::min(name.size(), room - tail.size());
+  return name.substr(name.size() - kept) + tail;
 }
 
 auto find_job(const std::vector<qmp::BlockJob>& jobs, const std::string& id) {
@@ -124,8 +125,8 @@ Result<DiskMirror::Progress> DiskMirror::progress() {
 
 DiskMirror::Progress DiskMirror::progress_in(const std::vector<qmp::BlockJob>& jobs) const {
   const auto job = find_job(jobs, job_);
-  if (job == jobs.end()) return {Phase::ended, 0, 0};
-  return {job->ready ? Phase::ready : Phase::copying, job->done, job->total};
+  if (job == jobs.end()) return {};
+  return {job->ready ? Phase::ready : Phase::copying, job->done, job->total, job->busy};
 }
 
 Status DiskMirror::limit_speed(std::uint64_t bytes_per_second) {

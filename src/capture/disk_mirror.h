@@ -45,11 +45,12 @@ class DiskMirror {
 
   [[nodiscard]] const qmp::WritableDisk& disk() const { return disk_; }
 
-  enum class Phase { copying, ready, ended };
+  enum class Phase { ended, copying, ready };
   struct Progress {
     Phase phase{};
     std::uint64_t bytes_done{};
     std::uint64_t bytes_total{};  ///< grows with what the guest writes
+    bool at_work{};               ///< just now; a mirror that waits for its copies is
   };
   [[nodiscard]] Result<Progress> progress();
   /// The same, of a reply that has it.

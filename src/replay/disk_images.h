@@ -12,12 +12,22 @@
 
 namespace vmshadow::replay {
 
-/// Writes each disk of `image` to `folder`, which is made if it is not there: NAME.img, raw and
-/// sparse, and where the VM had an image of another format NAME.FORMAT on top of it (qemu-img makes
-/// that). Returns what stands for which file of the recorded command line. Errc::already_exists if
-/// one of them does: nothing is overwritten. On an error files may be left that it names or made.
-[[nodiscard]] Result<std::vector<Replacement>> write_disk_images(const EpochImage& image,
-                                                                 const std::string& folder,
-                                                                 const ExportOptions& options = {});
+/// The file that stands for a disk.
+struct DiskImage {
+  BlockIndex disk;
+  std::string format;   ///< "raw", or what qemu-img calls it
+  Replacement instead;  ///< of the file that the recorded command line names
+};
+
+/// Which files in `folder` an epoch's disks would become: NAME.img for a raw one, else NAME.FORMAT.
+/// Makes nothing. Errc::already_exists if one is there; Errc::unsupported: the epoch does not tell
+/// of its images, or one has a form that cannot be made.
+[[nodiscard]] Result<std::vector<DiskImage>> plan_disk_images(const EpochImage& image,
+                                                              const std::string& folder);
+/// Writes them, sparse; the folder is made if it is not there. Nothing is overwritten. On an error
+/// those that are whole are left.
+[[nodiscard]] Status write_disk_images(const EpochImage& image,
+                                       const std::vector<DiskImage>& images,
+                                       const ExportOptions& options = {});
 
 }  // namespace vmshadow::replay

@@ -1,6 +1,7 @@
 #include "replay/qemu_command.h"
 
 #include <fmt/format.h>
+#include <nlohmann/json.hpp>
 
 #include <algorithm>
 #include <array>
@@ -168,36 +169,47 @@ bool replace_all(std::string& text, const Replacement& replacement) {
   return found;
 }
 
-/// A file's name stands where an option's value or a text of JSON does, and not within another.
-bool replace_file_name(std::string& text, const Replacement& replacement) {
+std::string with_doubled_commas(std::string_view text);
+
+/// A file's name as `argument` would have it: JSON, or an option's value.
+std::string spelled_for(const std::string& argument, const std::string& path) {
+  if (!argument.starts_with('{')) return with_doubled_commas(path);
+  const std::string quoted = nlohmann::json(path).dump();
+  return quoted.substr(1, quoted.size() - 2);
+}
+
+/// A file's name stands where an option's value or a text of JSON does, and not within another. All
+/// in one pass: what takes one's place may be called like another.
+void replace_file_names(std::string& text, const std::vector<Replacement>& images,
+                        std::vector<bool>& found) {
   constexpr std::string_view kBefore = "=\"";
   constexpr std::string_view kBehind = ",\"";
-  bool found = false;
-  for (std::size_t at = text.find(replacement.from); at != std::string::npos;
-       at = text.find(replacement.from, at + 1)) {
-    const std::size_t end = at + replacement.from.size();
+  for (std::size_t at = 0; at < text.size(); ++at) {
     if (at != 0 && kBefore.find(text[at - 1]) == std::string_view::npos) continue;
-    if (end != text.size() && kBehind.find(text[end]) == std::string_view::npos) continue;
-    text.replace(at, replacement.from.size(), replacement.to);
-    at += replacement.to.size();
-    found = true;
+    for (std::size_t i = 0; i < images.size(); ++i) {
+      const std::string from = spelled_for(text, images[i].from);
+      const std::size_t end = at + from.size();
+      if (from.empty() || text.compare(at, from.size(), from) != 0) continue;
+      if (end != text.size() && kBehind.find(text[end]) == std::string_view::npos) continue;
+      const std::string to = spelled_for(text, images[i].to);
+      text.replace(at, from.size(), to);
+      at += to.size();
+      found[i] = true;
+      break;
+    }
   }
-  return found;
 }
 
 Status apply_images(std::vector<std::string>& arguments, const std::vector<Replacement>& images) {
-  for (const Replacement& image : images) {
-    bool found = false;
-    for (std::string& argument : arguments) {
-      found |= !image.from.empty() && replace_file_name(argument, image);
-    }
-    if (found) continue;
-    return fail(Errc::invalid_argument,
-                fmt::format("the recorded command line does not name the image '{}' of a disk: "
-                            "look at it with --dry-run, and use --keep-disks with --set",
-                            image.from));
-  }
-  return {};
+  std::vector<bool> found(images.size());
+  for (std::string& argument : arguments) replace_file_names(argument, images, found);
+  const auto missed = std::find(found.begin(), found.end(), false);
+  if (missed == found.end()) return {};
+  return fail(
+      Errc::invalid_argument,
+      fmt::format("the recorded command line does not name the image '{}' of a disk: look at "
+                  "it with --dry-run, and use --old-disks with --set",
+                  images[static_cast<std::size_t>(missed - found.begin())].from));
 }
 
 Status apply_replacements(std::vector<std::string>& arguments,

@@ -259,6 +259,7 @@ TEST_F(DiskFaults, ABurstOverTheBufferIsOneEpoch) {
   if (IsSkipped() || HasFailure()) return;
   SidecarConfig slow = config();
   slow.interval = milliseconds(4000);
+  slow.pause_deadline = seconds(10);  // on a busy machine its writes take QEMU long to drain
   slow.extra_args.insert(slow.extra_args.end(), {"--disk-buffer-mib", "64"});
   SidecarProgram sidecar = must(SidecarProgram::start(slow));
   must(sidecar.wait_for_epochs(1, io::deadline_after(kFaultPatience)));

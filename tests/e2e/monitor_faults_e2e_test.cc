@@ -148,7 +148,7 @@ TEST(MonitorFaults, WritableDiskIsProtectedUnlessToldOtherwise) {
       {program_path("shadow-replay"), "--store", rig.store_directory(), "restore", "vm1"}));
   EXPECT_FALSE(undecided.status.success());
   expect_sentence(undecided.err, "shadow-replay",
-                  {"holds disks", "data", "--disks", "--keep-disks"});
+                  {"holds disks", "data", "--disks", "--old-disks"});
   SidecarConfig config = rig.config(store.address());
   config.extra_args = {"--ignore-disks"};
   SidecarProgram sidecar = must(SidecarProgram::start(config));

@@ -126,6 +126,22 @@ TEST(QemuCommandTest, OperatorsChangesAreApplied) {
             "-display none -qmp unix:/run/r/qmp.sock,server=on,wait=off -incoming defer");
 }
 
+// Whole names alone, each once: one disk may take the name that another had.
+TEST(QemuCommandTest, ImagesAreReplacedByTheirWholeNames) {
+  CommandChanges changes;
+  changes.images = {{"/srv/a.img", "/new/b.img"}, {"/new/b.img", "/srv/a.img"}, {"c,d", "/e,f"}};
+  EXPECT_THAT(kept({"-drive", "file=/srv/a.img,if=none", "-blockdev",
+                    R"({"driver":"file","filename":"/new/b.img"})", "-drive", "if=none,file=c,,d",
+                    "-drive", "file=/srv/a.img.old", "-drive", "file=/old/srv/a.img", "/srv/a.img"},
+                   changes),
+              ElementsAreArray({"-drive", "file=/new/b.img,if=none", "-blockdev",
+                                R"({"driver":"file","filename":"/srv/a.img"})", "-drive",
+                                "if=none,file=/e,,f", "-drive", "file=/srv/a.img.old", "-drive",
+                                "file=/old/srv/a.img", "/new/b.img"}));
+  const Error error = refusal({"-drive", "file=/srv/a.img"}, changes);
+  EXPECT_THAT(error.message, HasSubstr("'/new/b.img'"));
+}
+
 TEST(QemuCommandTest, TheShellTextQuotesWhatAShellWouldRead) {
   const auto command =
       command_for_restore(record_with({"-append", "it's $HOME"}), {}, "/run/a b,c");
