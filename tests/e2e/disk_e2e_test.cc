@@ -237,9 +237,12 @@ TEST_F(DiskFaults, KillsAtAnyMomentCostNeitherAWriteNorAnEpoch) {
     } else {
       // Nobody is left to release a VM that stands still just then, but whoever comes next.
       kill_both(sidecar, *worker);
-      const Ran released = must(run_program(
-          {program_path("vmshadow-sidecar"), "--release", "--qmp", guest_->qmp_path()}));
-      EXPECT_TRUE(released.status.success()) << released.out << released.err;
+      // (Refused while what was killed is still dying.)
+      wait_until([&] {
+        return must(run_program({program_path("vmshadow-sidecar"), "--release", "--qmp",
+                                 guest_->qmp_path()}))
+            .status.success();
+      });
       expect_writes_go_on();
       EXPECT_TRUE(must(qmp::query_block_jobs(*observer())).empty());
     }
