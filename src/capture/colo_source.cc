@@ -86,7 +86,7 @@ Result<EpochStats> ColoSource::attach(PageSink& sink, Epoch first) {
   EpochEnd end{first, cut.wall, cut.monotonic, drain_->stream().take_device_state()};
   VMSHADOW_TRY(drain_->send({ColoMessage::checkpoint_ready}));
   stats.device_bytes = end.device_state.size();
-  VMSHADOW_TRY(end_epoch(std::move(end), stats));
+  VMSHADOW_TRY(end_epoch(end, stats));
 
   stats.pages = drain_->stream().pages_seen();
   stats.zero_pages = drain_->stream().zero_pages_seen();
@@ -138,7 +138,7 @@ Status ColoSource::bring_disks_near() {
   }
 }
 
-Status ColoSource::end_epoch(EpochEnd end, EpochStats& stats) {
+Status ColoSource::end_epoch(EpochEnd& end, EpochStats& stats) {
   if (options_.disks != nullptr) {
     VMSHADOW_ASSIGN(auto taken, options_.disks->take_cut());
     stats.disk_pages = taken.pages();
@@ -323,7 +323,7 @@ Result<EpochStats> ColoSource::run_checkpoint(MonotonicTime asked,
   stats.device_bytes = end.device_state.size();
   // The disks' part is made ready once the guest runs again, unless it is held for it.
   const bool at_once = hold || options_.disks == nullptr;
-  if (at_once) VMSHADOW_TRY(end_epoch(std::move(end), stats));
+  if (at_once) VMSHADOW_TRY(end_epoch(end, stats));
   if (at_cut) VMSHADOW_TRY(at_cut());
   if (hold) {
     VMSHADOW_TRY(drain_->send({ColoMessage::vmstate_received, ColoMessage::vmstate_loaded}));
@@ -338,7 +338,7 @@ Result<EpochStats> ColoSource::run_checkpoint(MonotonicTime asked,
   stats.ram = micros(ram_done - cut);
   stats.device = micros(device_done - ram_done);
   finish_stats(stats, stops_before);
-  if (!at_once) VMSHADOW_TRY(end_epoch(std::move(end), stats));
+  if (!at_once) VMSHADOW_TRY(end_epoch(end, stats));
   drain_->trim();
   if (stats.pause) split_at_events(stats, cut_wall, all_read);
   return stats;

@@ -97,7 +97,8 @@ class ColoSource final : public PageSource {
   [[nodiscard]] Status pass_gate();
   [[nodiscard]] Result<EpochStats> run_checkpoint(MonotonicTime asked,
                                                   const std::function<Status()>& at_cut);
-  [[nodiscard]] Status end_epoch(EpochEnd end, EpochStats& stats);
+  /// Takes what `end` holds.
+  [[nodiscard]] Status end_epoch(EpochEnd& end, EpochStats& stats);
   [[nodiscard]] Status expect(MigrationStream::Event event);
   [[nodiscard]] Result<bool> first_pass_gate(MonotonicTime& told);
   void mark_stopped(bool stopped);
