@@ -113,9 +113,9 @@ struct BlockJob {
                                       const std::string& fd_name, const std::string& export_name);
 [[nodiscard]] Status blockdev_del(Session& session, const std::string& node);
 struct MirrorOptions {
-  std::uint32_t granularity{};     ///< bytes that are copied whole where one of them was written
-  std::uint64_t buffer_bytes{};    ///< at most on their way at once
-  std::uint64_t bytes_per_second;  ///< as in block_job_set_speed()
+  std::uint32_t granularity{};       ///< bytes that are copied whole where one of them was written
+  std::uint64_t buffer_bytes{};      ///< at most on their way at once
+  std::uint64_t bytes_per_second{};  ///< as in block_job_set_speed()
 };
 /// Copies all of `node` to `target`, and goes on copying what is written since. No guest's write
 /// waits for that, or fails with it; an error of either node ends the job.

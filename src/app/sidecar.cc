@@ -18,6 +18,7 @@
 #include "capture/colo_source.h"
 #include "capture/colo_versions.h"
 #include "capture/disk_capture.h"
+#include "capture/disk_mirror.h"
 #include "capture/full_pass_source.h"
 #include "capture/release_vm.h"
 #include "capture/vm_claim.h"
@@ -301,7 +302,7 @@ VmFate after_lost_monitor(const std::string& qmp_path, capture::GuardFlags& flag
     const auto settings = capture::MigrationSettings::parse(flags.settings.data());
     if (settings && !settings->restore(**again)) return VmFate::unknown;
   }
-  if (flags.mirroring && !capture::leave_disks(**again)) return VmFate::unknown;
+  if (flags.mirroring && !capture::end_mirrors(**again)) return VmFate::unknown;
   return VmFate::runs_on;
 }
 
@@ -400,7 +401,7 @@ int run_sidecar(const SidecarOptions& options, const StopSignal& stop, capture::
     auto begun = capture::DiskCapture::begin(**session, disk_options(options, flags, ledger));
     if (!begun) {
       // Also what QEMU did only after it was no longer waited for.
-      if (capture::leave_disks(**session)) flags.mirroring = false;
+      if (capture::end_mirrors(**session)) flags.mirroring = false;
       say(fmt::format("VM '{}' cannot be protected: {}", options.vm_name, begun.error().message));
       return ends_first_start(flags, begun.error());
     }

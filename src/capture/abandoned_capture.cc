@@ -2,7 +2,7 @@
 
 #include <fmt/format.h>
 
-#include "capture/disk_capture.h"
+#include "capture/disk_mirror.h"
 #include "capture/migration_settings.h"
 #include "capture/release_vm.h"
 #include "qmp/commands.h"
@@ -45,7 +45,7 @@ Result<std::optional<std::string>> release_migration(qmp::Session& session) {
 Result<std::optional<std::string>> release_abandoned(qmp::Session& session) {
   free_stuck_monitor(session);
   VMSHADOW_ASSIGN(const auto released, release_migration(session));
-  VMSHADOW_ASSIGN(const bool mirrors, leave_disks(session));
+  VMSHADOW_ASSIGN(const bool mirrors, end_mirrors(session));
   if (released || !mirrors) return released;
   return "a vmshadow-sidecar that was killed together with its guard had left mirrors of this VM's "
          "disks: they were ended";

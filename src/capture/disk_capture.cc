@@ -401,6 +401,4 @@ Status DiskCapture::stop() {
   return first;
 }
 
-Result<bool> leave_disks(qmp::Session& session) { return end_mirrors(session); }
-
 }  // namespace vmshadow::capture

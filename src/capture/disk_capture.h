@@ -13,7 +13,7 @@
 // is what the guest wrote before the cut, all of it and nothing else.
 //
 // Whoever dies while this is under way leaves QEMU with mirrors whose connections are closed: they
-// end by themselves. leave_disks() takes out what is left.
+// end by themselves. end_mirrors() takes out what is left.
 #pragma once
 
 #include <chrono>
@@ -46,7 +46,7 @@ struct DiskCaptureOptions {
 class DiskCapture {
  public:
   /// Begins to mirror all of the VM's writable disks; nothing of a dead one may be left in QEMU
-  /// (leave_disks()). `session` outlives it. Errc::unsupported: a disk that cannot be mirrored.
+  /// (end_mirrors()). `session` outlives it. Errc::unsupported: a disk that cannot be mirrored.
   /// After an error nothing is left in QEMU.
   [[nodiscard]] static Result<std::unique_ptr<DiskCapture>> begin(qmp::Session& session,
                                                                   DiskCaptureOptions options = {});
@@ -117,9 +117,5 @@ class DiskCapture {
   std::chrono::steady_clock::time_point told_{};
   std::jthread beside_;
 };
-
-/// Takes out of QEMU what a sidecar that has died left of its captures of disks. True if there was
-/// anything.
-[[nodiscard]] Result<bool> leave_disks(qmp::Session& session);
 
 }  // namespace vmshadow::capture

@@ -65,12 +65,4 @@ WrittenPages DiskTarget::cut() {
   return std::exchange(written_, {});
 }
 
-void DiskTarget::restart() {
-  WrittenPages dropped;  // freed without the lock
-  const std::lock_guard lock(mutex_);
-  std::swap(dropped, written_);
-  held_pages_ = 0;
-  failure_ = Failure::none;
-}
-
 }  // namespace vmshadow::capture

@@ -4,9 +4,9 @@
 // and must never wait for a journal. Flushes mean nothing here for the same reason: what is in the
 // shadow is told by the epochs' commits.
 //
-// What may be held is bounded. Past that the target has failed until restart(): it drops what it
+// What may be held is bounded. Past that the target has failed for good: it drops what it
 // holds and what comes, and still says that all is well, for a guest should not depend on how QEMU
-// handles errors. The mirror is to be ended then, and the disk to be synchronised again.
+// handles errors. The mirror is to be ended then, and the disk to be captured anew.
 #pragma once
 
 #include <atomic>
@@ -41,8 +41,6 @@ class DiskTarget final : public BlockDevice {
 
   /// All that was copied since the cut before. Takes no longer for more.
   [[nodiscard]] WrittenPages cut();
-  /// Empty, for a mirror that begins anew.
-  void restart();
 
   enum class Failure {
     none,

@@ -25,7 +25,7 @@
 #include "base/unique_fd.h"
 #include "capture/abandoned_capture.h"
 #include "capture/back_off.h"
-#include "capture/disk_capture.h"
+#include "capture/disk_mirror.h"
 #include "capture/guard_priority.h"
 #include "capture/release_vm.h"
 #include "capture/vm_claim.h"
@@ -434,7 +434,7 @@ Status WorkerGuard::try_release() {
   free_stuck_monitor(*session);
   not_released_.clear();
   if (flags_.migrating) VMSHADOW_TRY(try_to_end_capture(*session));
-  if (flags_.mirroring) VMSHADOW_TRY(leave_disks(*session));
+  if (flags_.mirroring) VMSHADOW_TRY(end_mirrors(*session));
   return {};
 }
 
