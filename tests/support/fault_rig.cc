@@ -8,6 +8,7 @@
 #include <algorithm>
 #include <span>
 #include <sstream>
+#include <utility>
 
 #include "qmp/commands.h"
 
@@ -84,6 +85,40 @@ bool halt_at_the_cut(qmp::Session& observer, pid_t worker) {
     ::poll(nullptr, 0, sample % 5);
   }
   return false;
+}
+
+StillWatch::StillWatch(const std::string& observer_qmp_path) {
+  qmp::SessionOptions options;
+  options.on_event = [this](const qmp::Event& event) { note(event); };
+  monitor_ = must(qmp::Session::connect(observer_qmp_path, std::move(options)));
+}
+
+void StillWatch::note(const qmp::Event& event) {
+  const std::lock_guard lock(mutex_);
+  if (event.name == "STOP") {
+    stopped_at_ = event.stamp;
+    ++stops_;
+  } else if (event.name == "RESUME" && stopped_at_) {
+    longest_ = std::max(longest_, event.stamp - *stopped_at_);
+    stopped_at_.reset();
+  }
+}
+
+void StillWatch::wait_for_a_stop() {
+  wait_until([&] {
+    const std::lock_guard lock(mutex_);
+    return stops_ > 0;
+  });
+}
+
+std::chrono::milliseconds StillWatch::wait_and_tell_longest() {
+  wait_until([&] {
+    if (!must(qmp::query_status(*monitor_)).running) return false;
+    const std::lock_guard lock(mutex_);
+    return !stopped_at_;
+  });
+  const std::lock_guard lock(mutex_);
+  return std::chrono::duration_cast<std::chrono::milliseconds>(longest_);
 }
 
 void kill_both(SidecarProgram& sidecar, pid_t worker) {

@@ -8,6 +8,7 @@
 
 #include <chrono>
 #include <memory>
+#include <mutex>
 #include <optional>
 #include <set>
 #include <stdexcept>
@@ -64,6 +65,27 @@ void expect_end(SidecarProgram& sidecar, int code, const std::vector<std::string
 /// Halts the worker where the VM stands still for it: between its REPLY and its acknowledgement.
 /// False if no sample met that moment.
 [[nodiscard]] bool halt_at_the_cut(qmp::Session& observer, pid_t worker);
+
+/// How long a VM stands still, by the stamps of QEMU's events: a guest's own reports also tell how
+/// long it waited for a processor of a busy host.
+class StillWatch {
+ public:
+  explicit StillWatch(const std::string& observer_qmp_path);
+  [[nodiscard]] qmp::Session& monitor() { return *monitor_; }
+  /// Waits for the VM to be stopped after the watch began, so that no stop is seen in part.
+  void wait_for_a_stop();
+  /// Waits for the VM to run; the longest it stood still since the watch began.
+  [[nodiscard]] std::chrono::milliseconds wait_and_tell_longest();
+
+ private:
+  void note(const qmp::Event& event);
+
+  std::mutex mutex_;
+  std::optional<std::chrono::microseconds> stopped_at_;
+  std::size_t stops_ = 0;
+  std::chrono::microseconds longest_{};
+  std::unique_ptr<qmp::Session> monitor_;  ///< calls note(): gone first
+};
 
 /// Guard and worker, as SIGKILL to the process group: nobody is left to release the VM.
 void kill_both(SidecarProgram& sidecar, pid_t worker);
