@@ -30,10 +30,10 @@ constexpr std::size_t kIngestPoolGroups = 1024;
 constexpr std::uint64_t kIngestVmPages = std::uint64_t{1} << 10;
 /// What one write of the log's takes at most.
 constexpr std::uint64_t kBytesPerSync = std::uint64_t{8} << 20;
-constexpr const char* kIngestRetention = "window=1s,minutely=0s,hourly=0s,daily=0s";
+constexpr const char* kIngestRetention = "window=10s,minutely=0s,hourly=0s,daily=0s";
 /// So many segments were recycled before anything counts, or so many rounds were run.
 constexpr std::uint64_t kRecycledBefore = 4;
-constexpr std::size_t kRoundsBeforeMax = 6;
+constexpr std::size_t kRoundsBeforeMax = 12;
 constexpr double kEpochBytesMin = 64 << 10;
 constexpr double kEpochBytesMax = 1 << 20;
 

@@ -2,6 +2,8 @@
 // it.
 #pragma once
 
+#include <sys/mman.h>
+
 #include <cstdint>
 #include <cstdlib>
 #include <memory>
@@ -30,8 +32,11 @@ class AlignedBuffer {
   /// At least `bytes`, rounded up to whole blocks; not initialised.
   explicit AlignedBuffer(std::size_t bytes)
       : bytes_(round_up_to_block(bytes)),
-        data_(static_cast<std::byte*>(std::aligned_alloc(kDirectBlockBytes, bytes_))) {
+        data_(static_cast<std::byte*>(
+            std::aligned_alloc(is_large() ? kHugePageBytes : kDirectBlockBytes, bytes_))) {
     if (data_ == nullptr && bytes_ > 0) throw std::bad_alloc();
+    // A disk that takes a page at a time is faster with fewer, larger ones. Only an offer.
+    if (is_large()) ::madvise(data_.get(), bytes_, MADV_HUGEPAGE);
   }
 
   [[nodiscard]] std::byte* data() { return data_.get(); }
@@ -41,6 +46,8 @@ class AlignedBuffer {
   [[nodiscard]] ByteSpan span() const { return {data_.get(), bytes_}; }
 
  private:
+  static constexpr std::size_t kHugePageBytes = std::size_t{2} << 20;
+  [[nodiscard]] bool is_large() const { return bytes_ > 0 && bytes_ % kHugePageBytes == 0; }
   struct Free {
     void operator()(std::byte* bytes) const { std::free(bytes); }
   };

@@ -6,10 +6,13 @@
 
 #include <cerrno>
 #include <cstdio>
+#include <deque>
 #include <filesystem>
 #include <map>
+#include <variant>
 #include <vector>
 
+#include "base/assert.h"
 #include "base/unique_fd.h"
 #include "io/aligned_buffer.h"
 #include "io/file.h"
@@ -71,6 +74,9 @@ class RealFile final : public AppendFile {
         path_(std::move(path)),
         uring_(uring),
         syscalls_(syscalls) {}
+  ~RealFile() override {
+    while (!begun_.empty()) static_cast<void>(finish_write());
+  }
 
   Status write(std::span<const ByteSpan> pieces, std::uint64_t offset,
                Durability durability) override {
@@ -80,6 +86,30 @@ class RealFile final : public AppendFile {
                                   : write_with(syscalls_, direct, pieces, offset, sync);
     if (!done) return fail(std::move(done).error().with_context(fmt::format("'{}'", path_)));
     return {};
+  }
+
+  void begin_write(std::span<const ByteSpan> pieces, std::uint64_t offset) override {
+    if (direct_ && uring_ != nullptr && is_whole_blocks(pieces, offset)) {
+      begun_.emplace_back(uring_->begin_direct(direct_.get(), fd_.get(), pieces, offset));
+    } else {
+      begun_.emplace_back(write(pieces, offset, Durability::buffered));
+    }
+  }
+
+  Status finish_write() override {
+    VMSHADOW_ASSERT(!begun_.empty());
+    const auto oldest = std::move(begun_.front());
+    begun_.pop_front();
+    if (const auto* done = std::get_if<Status>(&oldest)) return *done;
+    auto done = uring_->finish_direct(std::get<Uring::Begun>(oldest));
+    if (!done) return fail(std::move(done).error().with_context(fmt::format("'{}'", path_)));
+    return {};
+  }
+
+  bool finishes_at_once() override {
+    VMSHADOW_ASSERT(!begun_.empty());
+    const auto* begun = std::get_if<Uring::Begun>(&begun_.front());
+    return begun == nullptr || uring_->is_done(*begun);
   }
 
   Status sync() override {
@@ -126,6 +156,7 @@ class RealFile final : public AppendFile {
   std::string path_;
   Uring* uring_;
   SyscallWriter& syscalls_;
+  std::deque<std::variant<Status, Uring::Begun>> begun_;
 };
 
 class RealFileSystem final : public FileSystem {

@@ -36,6 +36,15 @@ class AppendFile {
   /// memory; those that are whole blocks at block addresses (io/aligned_buffer.h) are not copied.
   [[nodiscard]] virtual Status write(std::span<const ByteSpan> pieces, std::uint64_t offset,
                                      Durability durability) = 0;
+  /// Begins such a write without waiting for it: the disk works at it while the caller makes the
+  /// next. The pieces stay as they are until it is finished. Nothing else is done to the file
+  /// before all that was begun is finished, but to begin more, preallocate(), and sync(), which
+  /// covers what was finished before.
+  virtual void begin_write(std::span<const ByteSpan> pieces, std::uint64_t offset) = 0;
+  /// Waits for the oldest write that was begun: how it ended. Those behind it go on.
+  [[nodiscard]] virtual Status finish_write() = 0;
+  /// Whether that would return at once; one was begun.
+  [[nodiscard]] virtual bool finishes_at_once() = 0;
   /// Makes durable all that was written before. It alone may run on another thread beside write(),
   /// preallocate() or truncate(): what these do meanwhile, it may cover or not.
   [[nodiscard]] virtual Status sync() = 0;

@@ -80,8 +80,23 @@ struct Uring::Ring {
   /// them, and drops the finished ones.
   Round run(int fd, std::deque<PendingWrite>& writes, bool sync);
 
+  /// A part of a direct write.
+  struct Chunk {
+    DirectWrite* write{};  ///< null: the slot is free
+    ByteSpan left;
+    std::uint64_t offset{};
+  };
   AlignedBuffer staging;  ///< a chunk for each write in flight; empty before the first direct write
   bool fixed_buffers{};   ///< the staging is registered, as buffer 0
+  std::array<Chunk, kUringWritesInFlight> chunks{};
+  unsigned chunks_in_flight = 0;
+  [[nodiscard]] MutableByteSpan staging_of(std::size_t slot) {
+    return staging.span().subspan(slot * kDirectChunkBytes, kDirectChunkBytes);
+  }
+  /// Waits for so many chunks' completions, and goes on with the writes of all that are there.
+  void reap(unsigned at_least = 1);
+  /// One that is free, now or as soon as one is.
+  [[nodiscard]] std::size_t free_slot();
 
   void submit_and_wait(unsigned count);
   io_uring_sqe& next_entry() {
@@ -115,6 +130,7 @@ void Uring::Ring::submit_and_wait(unsigned count) {
 }
 
 Uring::Ring::Round Uring::Ring::run(int fd, std::deque<PendingWrite>& writes, bool sync) {
+  while (chunks_in_flight > 0) reap();  // direct writes that were begun
   const std::size_t write_count = std::min<std::size_t>(writes.size(), kUringWritesInFlight);
   const bool sync_now = sync && write_count == writes.size();
   for (std::size_t i = 0; i < write_count; ++i) {
@@ -156,9 +172,6 @@ Uring::Ring::Round Uring::Ring::run(int fd, std::deque<PendingWrite>& writes, bo
   return round;
 }
 
-Uring::Uring(std::unique_ptr<Ring> ring) : ring_(std::move(ring)) {}
-Uring::~Uring() = default;
-
 Result<std::unique_ptr<Uring>> Uring::create() {
   auto ring = std::make_unique<Ring>();
   // Twice the entries of a round of writes: a sync always fits behind them.
@@ -186,57 +199,55 @@ Status Uring::write(int fd, std::span<const ByteSpan> pieces, std::uint64_t offs
 
 // ---- direct writes
 
-namespace {
-
-/// The chunks of one direct write: fills, submits and reaps them.
+/// One direct write: its chunks are filled and submitted one by one, and finished as they complete.
 ///
 /// The sync behind them is a plain system call: a linked or drained one goes through a thread of
 /// the kernel's, which measured 5 to 10 % slower for a commit.
-class DirectWrite {
+class Uring::DirectWrite {
  public:
-  DirectWrite(Uring::Ring& ring, int fd, int buffered_fd, std::span<const ByteSpan> pieces,
-              std::uint64_t offset)
-      : ring_(ring), fd_(fd), buffered_fd_(buffered_fd), gather_(pieces), offset_(offset) {}
+  DirectWrite(Ring& ring, int fd, int buffered_fd)
+      : ring_(ring), fd_(fd), buffered_fd_(buffered_fd) {}
 
-  Status run(bool sync);
+  /// Begins all chunks, waiting for free slots.
+  void begin(std::span<const ByteSpan> pieces, std::uint64_t offset);
+  /// Waits for the chunks that are under way.
+  [[nodiscard]] Status finish(bool sync);
+  [[nodiscard]] bool is_done() const { return unfinished_ == 0; }
+  /// A chunk's completion.
+  void complete(std::size_t slot, int result);
 
  private:
-  struct Chunk {
-    ByteSpan left;  ///< empty: the slot is free
-    std::uint64_t offset{};
-  };
-
-  [[nodiscard]] MutableByteSpan staging(std::size_t slot) {
-    return ring_.staging.span().subspan(slot * kDirectChunkBytes, kDirectChunkBytes);
-  }
-  void start_chunk(std::size_t slot);
   void submit(std::size_t slot);
-  void reap();
-  void finish(std::size_t slot, int result);
-  void write_buffered(Chunk& chunk);
+  void write_buffered(Ring::Chunk& chunk);
   void fail_with(int error) {
     if (error_ == 0) error_ = error;
   }
+  void end(Ring::Chunk& chunk) {
+    chunk.write = nullptr;
+    --unfinished_;
+  }
 
-  Uring::Ring& ring_;
+  Ring& ring_;
   const int fd_;
   const int buffered_fd_;
-  Gather gather_;
-  std::uint64_t offset_;
-  std::array<Chunk, kUringWritesInFlight> chunks_{};
-  unsigned in_flight_ = 0;
+  unsigned unfinished_ = 0;
   int error_ = 0;
 };
 
-/// Submits at once: the disk works while the next chunk is copied.
-void DirectWrite::start_chunk(std::size_t slot) {
-  chunks_[slot] = {gather_.next(staging(slot)), offset_};
-  offset_ += chunks_[slot].left.size();
-  submit(slot);
+/// Submits each chunk at once: the disk works while the next one is copied.
+void Uring::DirectWrite::begin(std::span<const ByteSpan> pieces, std::uint64_t offset) {
+  for (Gather gather(pieces); !gather.done() && error_ == 0;) {
+    const std::size_t slot = ring_.free_slot();
+    Ring::Chunk& chunk = ring_.chunks[slot];
+    chunk = {this, gather.next(ring_.staging_of(slot)), offset};
+    offset += chunk.left.size();
+    ++unfinished_;
+    submit(slot);
+  }
 }
 
-void DirectWrite::submit(std::size_t slot) {
-  const Chunk& chunk = chunks_[slot];
+void Uring::DirectWrite::submit(std::size_t slot) {
+  const Ring::Chunk& chunk = ring_.chunks[slot];
   io_uring_sqe& entry = ring_.next_entry();
   const bool in_staging = chunk.left.data() >= ring_.staging.data() &&
                           chunk.left.data() < ring_.staging.data() + ring_.staging.size();
@@ -247,18 +258,17 @@ void DirectWrite::submit(std::size_t slot) {
     ::io_uring_prep_write(&entry, fd_, chunk.left.data(), bytes, chunk.offset);
   }
   ::io_uring_sqe_set_data64(&entry, slot);
-  ++in_flight_;
+  ++ring_.chunks_in_flight;
   ring_.submit_and_wait(0);
 }
 
-void DirectWrite::write_buffered(Chunk& chunk) {
+void Uring::DirectWrite::write_buffered(Ring::Chunk& chunk) {
   while (!chunk.left.empty()) {
     const ssize_t n = ::pwrite(buffered_fd_, chunk.left.data(), chunk.left.size(),
                                static_cast<off_t>(chunk.offset));
     if (n < 0 && errno == EINTR) continue;
     if (n <= 0) {
       fail_with(n == 0 ? EIO : errno);
-      chunk.left = {};
       return;
     }
     chunk.left = chunk.left.subspan(static_cast<std::size_t>(n));
@@ -266,51 +276,56 @@ void DirectWrite::write_buffered(Chunk& chunk) {
   }
 }
 
-void DirectWrite::finish(std::size_t slot, int result) {
-  Chunk& chunk = chunks_[slot];
+void Uring::DirectWrite::complete(std::size_t slot, int result) {
+  Ring::Chunk& chunk = ring_.chunks[slot];
   if (result > 0) {
     const auto count = static_cast<std::size_t>(result);
     VMSHADOW_ASSERT(count <= chunk.left.size());
     chunk.left = chunk.left.subspan(count);
     chunk.offset += count;
-    if (chunk.left.empty()) return;
+    if (chunk.left.empty()) return end(chunk);
   }
   if (result > 0 ? !is_block_aligned(chunk.offset) : result == -EINVAL) {
     write_buffered(chunk);
   } else if (result > 0 || result == -EINTR || result == -EAGAIN) {
-    submit(slot);
+    return submit(slot);
   } else {
     fail_with(result == 0 ? EIO : -result);
-    chunk.left = {};
   }
+  end(chunk);
 }
 
-void DirectWrite::reap() {
-  ring_.submit_and_wait(1);
-  while (::io_uring_cq_ready(&ring_.ring) > 0) {
-    const auto [slot, result] = ring_.take_completion();
-    --in_flight_;
-    finish(slot, result);
-  }
-}
-
-Status DirectWrite::run(bool sync) {
-  while (!gather_.done() && error_ == 0) {
-    bool started = false;
-    for (std::size_t slot = 0; slot < chunks_.size() && !gather_.done(); ++slot) {
-      if (!chunks_[slot].left.empty()) continue;
-      start_chunk(slot);
-      started = true;
-    }
-    if (!started) reap();
-  }
-  while (in_flight_ > 0) reap();
+Status Uring::DirectWrite::finish(bool sync) {
+  while (unfinished_ > 0) ring_.reap();
   if (error_ == 0 && sync && ::fdatasync(fd_) != 0) error_ = errno;
   if (error_ != 0) return fail_errno(error_, "writing");
   return {};
 }
 
-}  // namespace
+void Uring::Ring::reap(unsigned at_least) {
+  if (at_least > 0) submit_and_wait(at_least);
+  while (::io_uring_cq_ready(&ring) > 0) {
+    const auto [slot, result] = take_completion();
+    --chunks_in_flight;
+    chunks[slot].write->complete(slot, result);
+  }
+}
+
+std::size_t Uring::Ring::free_slot() {
+  while (true) {
+    for (std::size_t slot = 0; slot < chunks.size(); ++slot) {
+      if (chunks[slot].write == nullptr) return slot;
+    }
+    reap();
+  }
+}
+
+Uring::Uring(std::unique_ptr<Ring> ring) : ring_(std::move(ring)) {}
+
+Uring::~Uring() {
+  // The kernel reads from the staging.
+  for (const auto& [number, write] : begun_) static_cast<void>(write->finish(false));
+}
 
 bool Uring::prepare_direct_writes() {
   if (ring_->staging.size() > 0) return ring_->fixed_buffers;
@@ -325,7 +340,31 @@ bool Uring::has_fixed_buffers() const { return ring_->fixed_buffers; }
 Status Uring::write_direct(int fd, int buffered_fd, std::span<const ByteSpan> pieces,
                            std::uint64_t offset, bool sync) {
   prepare_direct_writes();
-  return DirectWrite(*ring_, fd, buffered_fd, pieces, offset).run(sync);
+  DirectWrite write(*ring_, fd, buffered_fd);
+  write.begin(pieces, offset);
+  return write.finish(sync);
+}
+
+Uring::Begun Uring::begin_direct(int fd, int buffered_fd, std::span<const ByteSpan> pieces,
+                                 std::uint64_t offset) {
+  prepare_direct_writes();
+  const Begun number{next_begun_++};
+  auto& write = begun_[number] = std::make_unique<DirectWrite>(*ring_, fd, buffered_fd);
+  write->begin(pieces, offset);
+  return number;
+}
+
+bool Uring::is_done(Begun begun) {
+  ring_->reap(0);
+  return begun_.at(begun)->is_done();
+}
+
+Status Uring::finish_direct(Begun begun) {
+  const auto found = begun_.find(begun);
+  VMSHADOW_ASSERT(found != begun_.end());
+  auto finished = found->second->finish(false);
+  begun_.erase(found);
+  return finished;
 }
 
 }  // namespace vmshadow::io

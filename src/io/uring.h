@@ -1,11 +1,12 @@
 // A small io_uring loop for files: a batch of writes and the fdatasync behind them in as few system
 // calls as they need. The only user of liburing.
 //
-// Every call submits, waits for all its completions and returns: no buffer is in flight between
-// calls. At most kUringWritesInFlight writes are under way at once. One thread at a time.
+// Every call submits, waits for all its completions and returns, but for begin_direct(). At most
+// kUringWritesInFlight writes are under way at once. One thread at a time.
 #pragma once
 
 #include <cstdint>
+#include <map>
 #include <memory>
 #include <span>
 
@@ -43,11 +44,23 @@ class Uring {
   [[nodiscard]] Status write_direct(int fd, int buffered_fd, std::span<const ByteSpan> pieces,
                                     std::uint64_t offset, bool sync);
 
+  enum class Begun : std::uint64_t {};
+  /// Begins a direct write and returns when what of it has to be copied is; pieces that lie at
+  /// block addresses stay as they are until finish_direct(), which is to be called once for it.
+  [[nodiscard]] Begun begin_direct(int fd, int buffered_fd, std::span<const ByteSpan> pieces,
+                                   std::uint64_t offset);
+  [[nodiscard]] Status finish_direct(Begun begun);
+  /// Whether finish_direct() would return at once.
+  [[nodiscard]] bool is_done(Begun begun);
+
   struct Ring;  ///< the implementation's own
+  class DirectWrite;
 
  private:
   explicit Uring(std::unique_ptr<Ring> ring);
   std::unique_ptr<Ring> ring_;
+  std::map<Begun, std::unique_ptr<DirectWrite>> begun_;
+  std::uint64_t next_begun_ = 0;
 };
 
 }  // namespace vmshadow::io

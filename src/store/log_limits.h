@@ -19,7 +19,7 @@ struct LogLimits {
   std::uint64_t reserve_bytes = std::uint64_t{256} << 20;
   /// Files of segments that were given up which each tier keeps for the next segments
   /// (spare_segments.h); 0: none.
-  std::size_t spares_max = 4;
+  std::size_t spares_max = 8;
 };
 
 }  // namespace vmshadow::store

@@ -8,7 +8,7 @@ namespace vmshadow::store {
 namespace {
 
 /// Pieces whose memory is kept for the next ones.
-constexpr std::size_t kSparePiecesMax = 32;
+constexpr std::size_t kSparePiecesMax = 128;
 
 }  // namespace
 

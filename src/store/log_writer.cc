@@ -18,6 +18,12 @@ namespace {
 /// What one write takes at most: bounds how long a commit waits behind a full pass. Half of it
 /// costs a tenth of the throughput of a disk whose cache takes writes faster than it is flushed.
 constexpr std::size_t kBatchBytes = std::size_t{8} << 20;
+/// Batches under way behind which another one is begun. (Of small ones a disk needs more than two
+/// to be busy.)
+constexpr std::size_t kUnderWayMax = 3;
+/// What is written at most beside one sync. Less, and the disk idles at the end of each; more, and
+/// where a sync waits for the writes behind it, commits do.
+constexpr std::size_t kBesideSyncBytes = std::size_t{32} << 20;
 /// A VM's turn in the queue.
 constexpr std::size_t kQuantumBytes = std::size_t{256} << 10;
 
@@ -53,7 +59,7 @@ void LogWriter::push(Request request) {
   {
     const std::lock_guard lock(mutex_);
     const VmId vm = request.epoch->head.vm;
-    const std::size_t bytes = request.log_bytes();
+    const std::size_t bytes = request.held_bytes = request.log_bytes();
     queue_.push(vm, std::move(request), bytes);
   }
   work_.notify_one();
@@ -170,22 +176,32 @@ std::size_t LogWriter::Request::log_bytes() const {
 void LogWriter::run() {
   while (true) {
     std::unique_lock writing(writing_);
+    let_sync_through();
     Batch batch;
     if (!take(batch)) return;
-    std::vector<std::pair<VmId, std::size_t>> held;
-    for (const Request& request : batch) {
-      held.emplace_back(request.epoch->head.vm, request.log_bytes());
-    }
-    write_batch(batch);
-    batch.clear();
-    {
+    if (!batch.empty()) write_batch(std::move(batch), Waiting::no);
+    const auto more_is_queued = [&] {
       const std::lock_guard lock(mutex_);
-      for (const auto& [vm, bytes] : held) queue_.release(vm, bytes);
+      return !queue_.empty();
+    };
+    while (!under_way_.empty() &&
+           (under_way_.size() > kUnderWayMax || segment_.finishes_at_once() || !more_is_queued())) {
+      finish_oldest();
     }
-    room_.notify_all();
     writing.unlock();
     sync_what_waits();
   }
+}
+
+void LogWriter::let_sync_through() {
+  const auto much = [&] { return is_syncing_ && beside_sync_bytes_ >= kBesideSyncBytes; };
+  {
+    const std::lock_guard lock(mutex_);
+    if (!much()) return;
+  }
+  finish_all();  // so that the next sync covers it
+  std::unique_lock lock(mutex_);
+  synced_.wait(lock, [&] { return !much(); });
 }
 
 void LogWriter::sync_what_waits() {
@@ -206,7 +222,7 @@ void LogWriter::sync_what_waits() {
 
 bool LogWriter::take(Batch& batch) {
   std::unique_lock lock(mutex_);
-  work_.wait(lock, [&] { return stopping_ || !queue_.empty(); });
+  if (under_way_.empty()) work_.wait(lock, [&] { return stopping_ || !queue_.empty(); });
   std::size_t bytes = 0;
   while (bytes < kBatchBytes) {
     auto request = queue_.pop();
@@ -214,32 +230,39 @@ bool LogWriter::take(Batch& batch) {
     bytes += request->log_bytes();
     batch.push_back(std::move(*request));
   }
-  return !batch.empty();
+  if (is_syncing_) beside_sync_bytes_ += bytes;
+  return !batch.empty() || !under_way_.empty();
 }
 
-void LogWriter::write_batch(Batch& batch) {
-  std::size_t first = 0;
-  while (first < batch.size()) {
-    // What has failed, be it in the run before, or is not wanted any more takes no room: behind a
-    // piece that is missing there must be no commit.
-    const auto rest = batch.begin() + static_cast<std::ptrdiff_t>(first);
-    batch.erase(std::remove_if(rest, batch.end(),
-                               [&](Request& request) {
-                                 auto failure = failure_of(request);
-                                 if (failure) refuse(request, *failure);
-                                 return failure.has_value();
-                               }),
-                batch.end());
-    if (first == batch.size()) break;
-    const std::size_t count = fitting(batch, first);
-    if (count > 0) {
-      write_run(batch, first, count);
-      first += count;
-    } else if (auto rolled = roll(batch[first].kind == RequestKind::note); !rolled) {
-      for (; first < batch.size(); ++first) {
-        refuse(batch[first],
-               rolled.error().code == Errc::no_space ? no_space(batch[first]) : rolled.error());
+void LogWriter::drop_failed(Batch& batch) {
+  const auto failed = [&](Request& request) {
+    auto failure = failure_of(request);
+    if (failure) refuse(request, *failure);
+    return failure.has_value();
+  };
+  batch.erase(std::remove_if(batch.begin(), batch.end(), failed), batch.end());
+}
+
+void LogWriter::write_batch(Batch batch, Waiting waiting) {
+  while (true) {
+    // What has failed, be it in the run before, takes no room: behind a piece that is missing there
+    // must be no commit.
+    drop_failed(batch);
+    if (batch.empty()) return;
+    if (const std::size_t count = fitting(batch); count > 0) {
+      Batch run;
+      for (std::size_t i = 0; i < count; ++i) {
+        run.push_back(std::move(batch.front()));
+        batch.pop_front();
       }
+      waiting == Waiting::yes ? write_run(std::move(run)) : begin_run(std::move(run));
+    } else if (!under_way_.empty()) {
+      finish_all();  // into the segment that ends here; how it went may change what is to be done
+    } else if (auto rolled = roll(batch.front().kind == RequestKind::note); !rolled) {
+      for (Request& request : batch) {
+        refuse(request, rolled.error().code == Errc::no_space ? no_space(request) : rolled.error());
+      }
+      return;
     }
   }
 }
@@ -252,58 +275,101 @@ std::optional<Error> LogWriter::failure_of(const Request& request) {
   return std::nullopt;
 }
 
-std::size_t LogWriter::fitting(const Batch& batch, std::size_t first) const {
+std::size_t LogWriter::fitting(const Batch& batch) const {
   if (segment_.file() == nullptr) return 0;
   std::uint64_t bytes = 0;
   std::size_t count = 0;
-  while (first + count < batch.size()) {
-    bytes += batch[first + count].log_bytes();
+  for (const Request& request : batch) {
+    bytes += request.log_bytes();
     if (!segment_.takes(bytes, count == 0)) break;
     ++count;
   }
   return count;
 }
 
-/// Writes requests that fit the segment; every one is answered or, a mere piece, in the log.
-void LogWriter::write_run(Batch& batch, std::size_t first, std::size_t count) {
-  auto written = try_run(batch, first, count);
+void LogWriter::begin_run(Batch run) {
+  if (begin_write(run)) {
+    under_way_.push_back(std::move(run));
+    return;
+  }
+  // The disk is full. First what is under way: how that ends may change what is to be done.
+  finish_all();
+  write_batch(std::move(run), Waiting::yes);
+}
+
+void LogWriter::write_run(Batch run) {
+  auto written = write_and_wait(run);
+  settle(std::move(run), std::move(written));
+}
+
+Status LogWriter::write_and_wait(Batch& run) {
+  VMSHADOW_TRY(begin_write(run));
+  return segment_.finish_write();
+}
+
+void LogWriter::settle(Batch run, Status written) {
   // Spare files go before any epoch does.
   if (!written && written.error().code == Errc::no_space && segment_.remove_spares()) {
-    written = try_run(batch, first, count);
+    written = write_and_wait(run);
   }
   if (written) {
-    finish_run(batch, first, count);
+    finish_run(run);
   } else if (written.error().code != Errc::no_space) {
     poison(written.error());
-    for (std::size_t i = first; i < first + count; ++i) refuse(batch[i], poison_error());
+    for (Request& request : run) refuse(request, poison_error());
   } else {
     cut_back();
     // One that asks for too much must not cost the others their commit.
-    for (std::size_t i = first; i < first + count; ++i) {
-      if (auto failure = failure_of(batch[i])) {
-        refuse(batch[i], *failure);
-      } else if (count == 1) {
-        refuse(batch[i], no_space(batch[i]));
+    const bool is_one = run.size() == 1;
+    for (Request& request : run) {
+      if (auto failure = failure_of(request)) {
+        refuse(request, *failure);
+      } else if (is_one) {
+        refuse(request, no_space(request));
       } else {
-        write_run(batch, i, 1);
+        Batch one;
+        one.push_back(std::move(request));
+        write_run(std::move(one));
       }
     }
   }
 }
 
-Status LogWriter::try_run(Batch& batch, std::size_t first, std::size_t count) {
+void LogWriter::finish_all() {
+  while (!under_way_.empty()) finish_oldest();
+}
+
+void LogWriter::finish_oldest() {
+  Batch run = std::move(under_way_.front());
+  under_way_.pop_front();
+  auto written = segment_.finish_write();
+  if (written) return finish_run(run);
+  // Whatever became of the others, it lies behind a hole.
+  Batch behind;
+  for (; !under_way_.empty(); under_way_.pop_front()) {
+    static_cast<void>(segment_.finish_write());
+    for (Request& request : under_way_.front()) behind.push_back(std::move(request));
+  }
+  // Once the hole is filled it must not be taken for more than it is.
+  if (!behind.empty() && written.error().code == Errc::no_space) {
+    if (auto cut = segment_.cut_back(segment_.end()); !cut) written = std::move(cut);
+  }
+  settle(std::move(run), std::move(written));
+  write_batch(std::move(behind), Waiting::yes);
+}
+
+Status LogWriter::begin_write(Batch& run) {
   std::vector<ByteSpan> pieces;
   bool for_upkeep = true;
-  for (std::size_t i = first; i < first + count; ++i) {
-    Request& request = batch[i];
+  for (Request& request : run) {
     for_upkeep = for_upkeep && request.kind == RequestKind::note;
     make_trailer(request);
     if (!request.piece.bytes.empty()) pieces.emplace_back(request.piece.bytes);
     if (!request.trailer.empty()) pieces.emplace_back(request.trailer);
   }
   const MonotonicTime now = clock_.monotonic();
-  for (std::size_t i = first; i < first + count; ++i) batch[i].started = now;
-  return segment_.write(pieces, durable(), for_upkeep);
+  for (Request& request : run) request.started = now;
+  return segment_.begin_write(pieces, durable(), for_upkeep);
 }
 
 void LogWriter::make_trailer(Request& request) const {
@@ -335,11 +401,10 @@ void LogWriter::make_trailer(Request& request) const {
   request.trailer.resize(padded(request.trailer.size()));
 }
 
-void LogWriter::finish_run(Batch& batch, std::size_t first, std::size_t count) {
+void LogWriter::finish_run(Batch& run) {
   const JournalPosition begin = segment_.tail();
   std::uint64_t offset = begin.offset.value;
-  for (std::size_t i = first; i < first + count; ++i) {
-    Request& request = batch[i];
+  for (Request& request : run) {
     EpochPlaces& places = request.epoch->places;
     for (const LogPiece::Record& record : request.piece.records) {
       const JournalPosition at{begin.segment, SegmentOffset{offset + record.offset}};
@@ -355,25 +420,34 @@ void LogWriter::finish_run(Batch& batch, std::size_t first, std::size_t count) {
   const JournalPosition tail = segment_.tail();
   written_bytes_ += tail.offset.value - begin.offset.value;
 
-  const std::lock_guard lock(mutex_);
-  for (std::size_t i = first; i < first + count; ++i) {
-    Request& request = batch[i];
-    const EpochInLogPtr& epoch = request.epoch;
-    if (request.kind == RequestKind::piece || request.kind == RequestKind::commit) {
-      ingested_bytes_ += request.piece.bytes.size();
-      if (!epoch->abandoned) unsettled_.try_emplace(epoch.get(), tail.segment);
+  {
+    const std::lock_guard lock(mutex_);
+    for (Request& request : run) {
+      release(request);
+      const EpochInLogPtr& epoch = request.epoch;
+      if (request.kind == RequestKind::piece || request.kind == RequestKind::commit) {
+        ingested_bytes_ += request.piece.bytes.size();
+        if (!epoch->abandoned) unsettled_.try_emplace(epoch.get(), tail.segment);
+      }
+      pieces_.give_back(std::exchange(request.piece, {}));
+      if (request.wants_sync()) {
+        request.end = tail.offset;
+        pending_.push_back(std::move(request));
+      } else if (!unsynced_.empty() && unsynced_.back().first == epoch) {
+        unsynced_.back().second = tail.offset;
+      } else {
+        unsynced_.emplace_back(epoch, tail.offset);
+      }
     }
-    pieces_.give_back(std::exchange(request.piece, {}));
-    if (request.wants_sync()) {
-      request.end = tail.offset;
-      pending_.push_back(std::move(request));
-    } else if (!unsynced_.empty() && unsynced_.back().first == epoch) {
-      unsynced_.back().second = tail.offset;
-    } else {
-      unsynced_.emplace_back(epoch, tail.offset);
-    }
+    written_ = segment_.end();
   }
-  written_ = segment_.end();
+  room_.notify_all();
+}
+
+/// What it held of the queue. mutex_ is held.
+void LogWriter::release(Request& request) {
+  const std::size_t bytes = std::exchange(request.held_bytes, 0);
+  if (bytes > 0) queue_.release(request.epoch->head.vm, bytes);
 }
 
 JournalPosition LogWriter::durable() const {
@@ -397,8 +471,16 @@ Status LogWriter::make_durable() {
     if (pending_.empty()) return {};
     file = file_;
     target = written_;
+    is_syncing_ = true;
+    beside_sync_bytes_ = 0;
   }
-  if (auto synced = file->sync(); !synced) {
+  auto synced = file->sync();
+  {
+    const std::lock_guard lock(mutex_);
+    is_syncing_ = false;
+  }
+  synced_.notify_all();
+  if (!synced) {
     poison(synced.error());
     {
       const std::lock_guard lock(mutex_);
@@ -527,6 +609,7 @@ Error LogWriter::poison_error() {
 void LogWriter::refuse(Request& request, const Error& error) {
   {
     const std::lock_guard lock(mutex_);
+    release(request);
     if (!request.epoch->failure) request.epoch->failure = error;
   }
   room_.notify_all();

@@ -7,10 +7,12 @@
 //
 // Two threads take turns, so that one writes while the other's sync runs: whoever holds `writing_`
 // takes what is queued and writes it, then lets the other on and syncs, for as long as commits wait
-// for it. If the other does so already, it goes on writing: however long a sync takes, the disk has
-// work, and the next sync covers all of it. Everything before durable_ was synced; behind it may
-// lie whole commits that are not answered yet. Whose turn it is in the queue, store/fair_queue.h
-// says. A poisoned log refuses everything with the failure that poisoned it.
+// for it. If the other does so already, it goes on writing. While more is queued a batch is begun
+// before the one before it is done: the disk never waits for the next one to be put together.
+// Beside a sync only so much is written, as there are disks on which a flush waits for as long as
+// writes keep coming (under the kernel's mq-deadline, 0.1 to 1 s). Everything before durable_ was
+// synced; behind it may lie whole commits that are not answered yet. Whose turn it is in the queue,
+// store/fair_queue.h says. A poisoned log refuses everything with the failure that poisoned it.
 //
 // A segment begins with what a reader must know that comes upon no other (its opening: which
 // segments there are, which epochs are kept), and ends with its skeleton and seal when it is full
@@ -131,7 +133,8 @@ class LogWriter {
     std::vector<std::byte> trailer;  ///< the commit, grant or note record
     WallTime recorded_wall;
     MonotonicTime started;
-    SegmentOffset end;  ///< durable up to here, it is
+    SegmentOffset end;         ///< durable up to here, it is
+    std::size_t held_bytes{};  ///< by queue_
     [[nodiscard]] std::size_t log_bytes() const;
     [[nodiscard]] bool wants_sync() const { return kind != RequestKind::piece; }
   };
@@ -139,15 +142,30 @@ class LogWriter {
   [[nodiscard]] Result<Committed> submit_and_wait(Request request);
   void push(Request request);
   void run();
+  /// Waits where much was written beside a sync that goes on.
+  void let_sync_through();
+  /// What is queued; nothing where writes are under way and nothing is queued. False: it is over.
   [[nodiscard]] bool take(Batch& batch);
-  void write_batch(Batch& batch);
+  enum class Waiting { no, yes };
+  /// Begins segments where they are needed. Waiting::yes: all of it is written, or refused, when
+  /// this returns, and nothing was under way before.
+  void write_batch(Batch batch, Waiting waiting);
+  /// Takes what has failed, or is not wanted any more, out of a batch.
+  void drop_failed(Batch& batch);
   /// Until no commit waits for a sync; at once if the other thread is at it: it sees to these too.
   void sync_what_waits();
-  /// How many requests from `first` on fit the open segment.
-  [[nodiscard]] std::size_t fitting(const Batch& batch, std::size_t first) const;
-  void write_run(Batch& batch, std::size_t first, std::size_t count);
-  [[nodiscard]] Status try_run(Batch& batch, std::size_t first, std::size_t count);
-  void finish_run(Batch& batch, std::size_t first, std::size_t count);
+  /// How many of the requests, from the first, fit the open segment.
+  [[nodiscard]] std::size_t fitting(const Batch& batch) const;
+  void begin_run(Batch run);
+  void write_run(Batch run);
+  [[nodiscard]] Status begin_write(Batch& run);
+  [[nodiscard]] Status write_and_wait(Batch& run);
+  /// Every request of the run is answered or, a mere piece, in the log; nothing is under way.
+  void settle(Batch run, Status written);
+  void finish_oldest();
+  void finish_all();
+  void finish_run(Batch& run);
+  void release(Request& request);
   /// Syncs what is written, unless the other thread just did, and answers what waited for it. Needs
   /// no writing_. An error poisons.
   [[nodiscard]] Status make_durable();
@@ -179,6 +197,7 @@ class LogWriter {
 
   std::mutex writing_;   ///< held to take from the queue and write, not to sync; before syncing_
   OpenSegment segment_;  ///< of writing_'s holder
+  std::deque<Batch> under_way_;  ///< the same's: runs that were begun, in the log's order
 
   /// Held to sync: of two at once the second would not hear of what failed in the first. Before
   /// mutex_.
@@ -196,6 +215,9 @@ class LogWriter {
   OpenSegment::End durable_;              ///< what of that is durable
   std::deque<Request> pending_;           ///< what waits to be durable, in the log's order
   bool has_syncer_ = false;               ///< a thread is in sync_what_waits()
+  bool is_syncing_ = false;
+  std::size_t beside_sync_bytes_ = 0;  ///< begun since that sync was
+  std::condition_variable synced_;
   /// Epochs with pieces behind durable_, and where the last of them ends.
   std::deque<std::pair<EpochInLogPtr, SegmentOffset>> unsynced_;
   SegmentId open_segment_;  ///< the one being written; where none is, behind the last one

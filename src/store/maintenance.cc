@@ -383,19 +383,40 @@ Status Maintenance::drain() {
   while (true) {
     const SegmentId settled = ground_.log.settled_before();
     const auto live = ground_.index.totals().live_bytes;
+    struct Candidate {
+      SegmentId id;
+      std::uint64_t bytes;
+      std::uint64_t live;
+      bool is_urgent;
+    };
+    std::vector<Candidate> candidates;
+    std::uint64_t dead = 0;
+    for (const auto& [id, facts] : ground_.catalog.all()) {
+      if (facts.kind != format::SegmentKind::journal) continue;
+      const bool is_urgent = is_short(facts.tier);
+      if (id >= settled || (id >= thinned_before_ && !is_urgent)) break;
+      const auto found = live.find(id);
+      const std::uint64_t needed = found == live.end() ? 0 : found->second;
+      candidates.push_back({id, facts.missing ? 0 : facts.bytes, needed, is_urgent});
+      dead += candidates.back().bytes - std::min(candidates.back().bytes, needed);
+    }
+    std::uint64_t live_of_all = 0;
+    for (const auto& [id, bytes] : live) live_of_all += bytes;
+    const auto dead_max =
+        static_cast<std::uint64_t>(options_.journal_dead_max * static_cast<double>(live_of_all));
     // What one run moves must fit before what it frees is free.
     const std::uint64_t room_for_run = room() / 2;
     std::vector<SegmentId> sources;
     std::uint64_t bytes = 0;
     std::uint64_t moved = 0;
-    for (const auto& [id, facts] : ground_.catalog.all()) {
-      if (facts.kind != format::SegmentKind::journal) continue;
-      if (id >= settled || bytes >= options_.run_bytes_max) break;
-      if (id >= thinned_before_ && !is_short(facts.tier)) break;
-      if (const auto found = live.find(id); found != live.end()) moved += found->second;
+    for (const Candidate& segment : candidates) {
+      if (bytes >= options_.run_bytes_max) break;
+      if (segment.live > 0 && dead <= dead_max && !segment.is_urgent) break;
+      moved += segment.live;
       if (!sources.empty() && moved > room_for_run) break;
-      sources.push_back(id);
-      bytes += facts.missing ? 0 : facts.bytes;
+      sources.push_back(segment.id);
+      bytes += segment.bytes;
+      dead -= segment.bytes - std::min(segment.bytes, segment.live);
     }
     if (sources.empty()) return {};
     VMSHADOW_TRY(archive(sources, placement()));

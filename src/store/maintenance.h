@@ -37,6 +37,10 @@ struct MaintenanceOptions {
   std::uint64_t archive_segment_bytes = std::uint64_t{256} << 20;
   /// What one run of the archiver takes up at most, in bytes of its sources.
   std::uint64_t run_bytes_max = std::uint64_t{1} << 30;
+  /// Journal segments that may be drained stay while what is dead in them is at most this share of
+  /// all live bytes, and room is not short: what leaves the window all lives; the longer it waits,
+  /// the less of it still does and must be moved.
+  double journal_dead_max = 0.08;
   /// Archives are compacted while all of them together are over this many times their live bytes.
   double archive_space_max = 1.15;
   /// Only those are that have less than this share of live bytes.

@@ -38,8 +38,8 @@ OpenSegment::OpenSegment(const Ground& ground, const LogLimits& limits, Opening 
     : ground_(ground), limits_(limits), opening_(std::move(opening)) {}
 
 bool OpenSegment::takes(std::uint64_t bytes, bool is_one) const {
-  const std::uint64_t end = tail_.offset.value + bytes;
-  return (is_one && tail_.offset.value == opening_end_) ||
+  const std::uint64_t end = begun_end() + bytes;
+  return (is_one && begun_end() == opening_end_) ||
          end + format::mark_bytes(end, io::kDirectBlockBytes) <= limits_.segment_bytes;
 }
 
@@ -76,9 +76,10 @@ Status OpenSegment::make(bool for_upkeep) {
   const std::vector<std::byte> opening = opening_(id);
   tail_ = {id, SegmentOffset{head.size()}};
   // Nothing in it is durable yet.
-  make_mark(head.size(), head.size() + opening.size(), format::chain_records(0, opening),
-            {id, SegmentOffset{0}});
-  const std::array<ByteSpan, 3> pieces = {head, opening, mark_};
+  const std::uint64_t opening_end = head.size() + opening.size();
+  const std::vector<std::byte> mark = make_mark(
+      head.size(), opening_end, format::chain_records(0, opening), {id, SegmentOffset{0}});
+  const std::array<ByteSpan, 3> pieces = {head, opening, mark};
   auto written = make_file(id, pieces);
   if (!written && written.error().code == Errc::no_space && remove_spares()) {
     written = make_file(id, pieces);
@@ -87,7 +88,7 @@ Status OpenSegment::make(bool for_upkeep) {
 
   file_ = std::move(made.file);
   reserved_end_ = made.file_bytes;
-  opening_end_ = written_end_;
+  opening_end_ = written_end_ = opening_end + mark.size();
   skeleton_ = {};
   add_to_skeleton(format::kSegmentHeadBytes, opening);
   advance();
@@ -133,33 +134,46 @@ Result<OpenSegment::Made> OpenSegment::make_file(SegmentId id, std::span<const B
   return fail(std::move(done).error());
 }
 
-void OpenSegment::make_mark(std::uint64_t begin, std::uint64_t end, std::uint64_t chain,
-                            const JournalPosition& durable) {
-  mark_.clear();
-  format::append_mark(mark_, end, io::kDirectBlockBytes,
+std::vector<std::byte> OpenSegment::make_mark(std::uint64_t begin, std::uint64_t end,
+                                              std::uint64_t chain,
+                                              const JournalPosition& durable) const {
+  std::vector<std::byte> mark;
+  format::append_mark(mark, end, io::kDirectBlockBytes,
                       format::Mark{{tail_.segment, SegmentOffset{begin}}, salt_, chain, durable});
-  written_end_ = end + mark_.size();
+  return mark;
 }
 
-Status OpenSegment::write(std::span<const ByteSpan> records, const JournalPosition& durable,
-                          bool for_upkeep) {
+Status OpenSegment::begin_write(std::span<const ByteSpan> records, const JournalPosition& durable,
+                                bool for_upkeep) {
   std::vector<ByteSpan> pieces(records.begin(), records.end());
-  std::uint64_t end = tail_.offset.value;
+  const std::uint64_t begin = begun_end();
+  std::uint64_t end = begin;
   std::uint64_t chain = 0;
   for (const ByteSpan piece : records) {
     chain = format::chain_records(chain, piece);
     end += piece.size();
   }
-  make_mark(tail_.offset.value, end, chain, durable);
-  pieces.emplace_back(mark_);
-  VMSHADOW_TRY(reserve(written_end_, for_upkeep));
-  return file_->write(pieces, tail_.offset.value, io::Durability::buffered);
+  std::vector<std::byte> mark = make_mark(begin, end, chain, durable);
+  pieces.emplace_back(mark);
+  end += mark.size();
+  VMSHADOW_TRY(reserve(begin, end, for_upkeep));
+  file_->begin_write(pieces, begin);
+  begun_.push_back({end, std::move(mark)});
+  return {};
+}
+
+Status OpenSegment::finish_write() {
+  VMSHADOW_ASSERT(!begun_.empty());
+  auto written = file_->finish_write();
+  written_end_ = begun_.front().end;
+  begun_.pop_front();
+  return written;
 }
 
 /// Without it, each sync would bring the file system's own journal to the disk as well.
-Status OpenSegment::reserve(std::uint64_t end, bool for_upkeep) {
+Status OpenSegment::reserve(std::uint64_t begin, std::uint64_t end, bool for_upkeep) {
   if (end <= reserved_end_) return {};
-  const std::uint64_t from = std::max(reserved_end_, tail_.offset.value);
+  const std::uint64_t from = std::max(reserved_end_, begin);
   const std::uint64_t whole = io::round_up_to_block(std::max(limits_.segment_bytes, end));
   std::uint64_t wanted = std::min(whole, end + kReserveBytes);
   const std::uint64_t upkeep = upkeep_bytes();
@@ -196,7 +210,7 @@ void OpenSegment::add_to_skeleton(std::uint64_t offset, ByteSpan records) {
 void OpenSegment::advance() { tail_.offset = SegmentOffset{written_end_}; }
 
 Status OpenSegment::cut_back(const End& end) {
-  VMSHADOW_ASSERT(end.at.segment == tail_.segment);
+  VMSHADOW_ASSERT(end.at.segment == tail_.segment && begun_.empty());
   VMSHADOW_TRY(file_->truncate(end.at.offset.value));
   ground_.catalog.set_file_bytes(tail_.segment, 0);
   tail_ = end.at;
@@ -206,6 +220,7 @@ Status OpenSegment::cut_back(const End& end) {
 }
 
 Status OpenSegment::seal() {
+  VMSHADOW_ASSERT(begun_.empty());
   const std::uint64_t end = tail_.offset.value;
   const std::vector<std::byte> bytes =
       format::encode_segment_end(tail_.segment, end, skeleton_, tail_, salt_);

@@ -1,9 +1,9 @@
 // The journal segment that is being written: making it, out of a spare file where there is one,
 // reserving its space, writing batches to it, cutting it back, sealing it.
 //
-//   make() ─► write(), add() … ─► seal()
-//                │ disk full
-//                └──► cut_back() to an end() it had
+//   make() ─► begin_write() … ─► finish_write(), advance() … ─► seal()
+//                                       │ disk full
+//                                       └──► cut_back() to an end() it had
 //
 // A batch is whole 4 KiB blocks, so that it can go past the page cache; its mark fills the last one
 // up (format/journal.h). A segment's head, its opening and their mark are durable in the file
@@ -14,6 +14,7 @@
 #pragma once
 
 #include <cstdint>
+#include <deque>
 #include <functional>
 #include <memory>
 #include <optional>
@@ -57,24 +58,30 @@ class OpenSegment {
   [[nodiscard]] const std::shared_ptr<io::AppendFile>& file() const { return file_; }
   [[nodiscard]] const format::JournalPosition& tail() const { return tail_; }
   [[nodiscard]] End end() const { return {tail_, skeleton_.mark()}; }
-  /// Whether a batch with so many bytes of records fits. What `is_one` request, which cannot be
-  /// written in parts, does in a fresh segment, however large: they are bounded.
+  /// Whether a batch with so many bytes of records fits behind what was begun. What `is_one`
+  /// request, which cannot be written in parts, does in a fresh segment, however large: they are
+  /// bounded.
   [[nodiscard]] bool takes(std::uint64_t bytes, bool is_one) const;
 
   /// Makes a segment durably; none is open. `for_upkeep`: it may use the room that is kept for
   /// that. After Errc::no_space there is no trace of it; after any other error nothing is known.
   [[nodiscard]] Status make(bool for_upkeep);
-  /// Writes records and their mark behind the tail, which stays where it is. Everything before
-  /// `durable` is. Errc::no_space also where only upkeep has room.
-  [[nodiscard]] Status write(std::span<const ByteSpan> records,
-                             const format::JournalPosition& durable, bool for_upkeep);
+  /// Begins to write records, which stay as they are until it is finished, and their mark, behind
+  /// what was begun before. The tail stays where it is; everything before `durable` is. After an
+  /// error, Errc::no_space (also where only upkeep has room), nothing was begun.
+  [[nodiscard]] Status begin_write(std::span<const ByteSpan> records,
+                                   const format::JournalPosition& durable, bool for_upkeep);
+  /// Waits for the oldest write that was begun.
+  [[nodiscard]] Status finish_write();
+  /// Whether that needs no waiting.
+  [[nodiscard]] bool finishes_at_once() { return file_->finishes_at_once(); }
   /// `record`s of what was written, in order, each with those behind it: the skeleton has them.
   void add_to_skeleton(std::uint64_t offset, ByteSpan records);
-  /// What was written counts: the tail moves behind it.
+  /// What was finished last counts: the tail moves behind it.
   void advance();
-  /// Goes back to where it was, on the disk too.
+  /// Goes back to where it was, on the disk too. Nothing is begun.
   [[nodiscard]] Status cut_back(const End& end);
-  /// Ends it, durably. All that was written is durable. None is open then.
+  /// Ends it, durably. Nothing is begun; all that was written is durable. None is open then.
   [[nodiscard]] Status seal();
 
   /// Gives up the tier's spare files, as it is short of room. True if there were any.
@@ -94,9 +101,14 @@ class OpenSegment {
   };
   [[nodiscard]] Status choose_tier(bool for_upkeep);
   [[nodiscard]] Result<Made> make_file(SegmentId id, std::span<const ByteSpan> pieces);
-  void make_mark(std::uint64_t begin, std::uint64_t end, std::uint64_t chain,
-                 const format::JournalPosition& durable);
-  [[nodiscard]] Status reserve(std::uint64_t end, bool for_upkeep);
+  [[nodiscard]] std::vector<std::byte> make_mark(std::uint64_t begin, std::uint64_t end,
+                                                 std::uint64_t chain,
+                                                 const format::JournalPosition& durable) const;
+  /// Where the next write begins.
+  [[nodiscard]] std::uint64_t begun_end() const {
+    return begun_.empty() ? tail_.offset.value : begun_.back().end;
+  }
+  [[nodiscard]] Status reserve(std::uint64_t begin, std::uint64_t end, bool for_upkeep);
 
   const Ground ground_;
   const LogLimits limits_;
@@ -107,10 +119,14 @@ class OpenSegment {
   format::JournalPosition tail_;
   format::SegmentSalt salt_{};
   format::SkeletonWriter skeleton_;
-  std::uint64_t written_end_ = 0;   ///< of what was written behind the tail, its mark included
+  std::uint64_t written_end_ = 0;   ///< of what was finished behind the tail, its mark included
   std::uint64_t opening_end_ = 0;   ///< of the segment's opening
   std::uint64_t reserved_end_ = 0;  ///< up to here space was asked for, or is there
-  std::vector<std::byte> mark_;
+  struct Begun {
+    std::uint64_t end{};
+    std::vector<std::byte> mark;
+  };
+  std::deque<Begun> begun_;
 };
 
 }  // namespace vmshadow::store

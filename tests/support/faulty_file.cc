@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <cerrno>
 #include <cstring>
+#include <deque>
 #include <filesystem>
 #include <fstream>
 #include <random>
@@ -41,6 +42,17 @@ class FaultyFile final : public io::AppendFile {
     if (durability == io::Durability::durable) return sync();
     return {};
   }
+
+  /// In the order they were begun. How they end is told as late as can be.
+  void begin_write(std::span<const ByteSpan> pieces, std::uint64_t offset) override {
+    begun_.push_back(write(pieces, offset, io::Durability::buffered));
+  }
+  Status finish_write() override {
+    auto oldest = std::move(begun_.front());
+    begun_.pop_front();
+    return oldest;
+  }
+  bool finishes_at_once() override { return false; }
 
   Status truncate(std::uint64_t size) override {
     const auto turn = disk_.next_operation(Kind::truncate, path_);
@@ -117,6 +129,7 @@ class FaultyFile final : public io::AppendFile {
 
   FaultyDisk& disk_;
   const std::string path_;
+  std::deque<Status> begun_;
 };
 
 class FaultyFileSystem final : public io::FileSystem {

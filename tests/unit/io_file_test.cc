@@ -170,6 +170,63 @@ TEST_P(AppendFileTest, WholeBlocksInAllForms) {
   EXPECT_TRUE(contents(path_) == wanted);
 }
 
+TEST_P(AppendFileTest, SeveralAreBegunBeforeTheFirstIsFinished) {
+  constexpr std::size_t kMiB = std::size_t{1} << 20;
+  AlignedBuffer aligned(3 * kMiB);
+  std::memcpy(aligned.data(), pattern(aligned.size(), 9).data(), aligned.size());
+  std::vector<std::byte> wanted;
+  // More than fit the ring; each of a piece in the middle of nowhere and one at a block's address,
+  // the last but one not of whole blocks.
+  std::vector<std::vector<std::byte>> odd;
+  for (unsigned i = 0; i < 9; ++i) {
+    odd.push_back(pattern(i == 7 ? 777 : (1 + i % 3) * kMiB + 4096, i));
+  }
+  auto file = files_->create(path_);
+  ASSERT_TRUE(file) << file.error().message;
+  for (const auto& bytes : odd) {
+    // (What comes behind the odd one begins where it ends, and goes through the page cache.)
+    const ByteSpan pieces[] = {bytes, aligned.span()};
+    (*file)->begin_write(pieces, wanted.size());
+    for (const ByteSpan piece : pieces) wanted.insert(wanted.end(), piece.begin(), piece.end());
+  }
+  for (std::size_t i = 0; i < odd.size(); ++i) {
+    const auto finished = (*file)->finish_write();
+    EXPECT_TRUE(finished) << finished.error().message;
+  }
+  ASSERT_TRUE((*file)->sync());
+  EXPECT_TRUE(contents(path_) == wanted);
+  // What nobody finishes is done with when the file is closed.
+  const ByteSpan all = aligned.span();
+  (*file)->begin_write({&all, 1}, 0);
+  file->reset();
+  std::memcpy(wanted.data(), all.data(), all.size());
+  EXPECT_TRUE(contents(path_) == wanted);
+}
+
+TEST_P(AppendFileTest, OneThatFailsAmongSeveralIsTold) {
+  constexpr std::size_t kMiB = std::size_t{1} << 20;
+  const auto bytes = pattern(2 * kMiB, 1);
+  const ByteSpan all = bytes;
+  auto file = files_->create(path_);
+  ASSERT_TRUE(file);
+  // The second is over the largest size that a file may have here.
+  rlimit before{};
+  ASSERT_EQ(::getrlimit(RLIMIT_FSIZE, &before), 0);
+  const auto old_handler = std::signal(SIGXFSZ, SIG_IGN);
+  const rlimit less{3 * kMiB, before.rlim_max};
+  ASSERT_EQ(::setrlimit(RLIMIT_FSIZE, &less), 0);
+  (*file)->begin_write({&all, 1}, 0);
+  (*file)->begin_write({&all, 1}, 2 * kMiB);
+  (*file)->begin_write({&all, 1}, 0);
+  EXPECT_TRUE((*file)->finish_write());
+  const auto failed = (*file)->finish_write();
+  EXPECT_TRUE((*file)->finish_write());
+  ::setrlimit(RLIMIT_FSIZE, &before);
+  std::signal(SIGXFSZ, old_handler);
+  ASSERT_FALSE(failed);
+  EXPECT_THAT(failed.error().message, HasSubstr(path_));
+}
+
 TEST_P(AppendFileTest, SaysWhatItCan) {
   const std::string text = features_text(*files_, temp_.path());
   EXPECT_EQ(files_->features().uring, GetParam().backend == FileBackend::uring) << text;

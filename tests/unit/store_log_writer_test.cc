@@ -259,5 +259,130 @@ TEST_F(LogWriterTest, NothingIsAcknowledgedBehindAWriteThatFailed) {
   EXPECT_EQ(committed.error().code, Errc::io);
 }
 
+/// The commits that a reader of this segment finds, and whether every mark and record is sound.
+std::size_t commits_in(const std::string& path) {
+  const auto fd = io::open_for_reading(path);
+  EXPECT_TRUE(fd);
+  const auto source = FileSource::create(fd->get());
+  SegmentScanner scanner(*source, format::kSegmentHeadBytes);
+  std::size_t commits = 0;
+  while (true) {
+    const ScanItem item = scanner.next();
+    if (std::holds_alternative<EndOfSegment>(item)) return commits;
+    if (const auto* bad = std::get_if<BadRegion>(&item)) {
+      ADD_FAILURE() << "offset " << bad->offset << " to " << bad->end << ": " << bad->what;
+      return commits;
+    }
+    const auto type = std::get<GoodRecord>(item).prefix.head.type;
+    if (type == format::RecordType::commit) ++commits;
+    if (type == format::RecordType::seal) return commits;
+  }
+}
+
+/// Batches that are begun one behind the other, of which one fails while others are under way.
+class UnderWayTest : public LogWriterTest {
+ protected:
+  static constexpr std::size_t kVms = 24;
+
+  /// Commits of a MiB each, of as many VMs, all queued before the disk goes on; of their batches
+  /// the second fails so. How each commit ended.
+  std::vector<Result<LogWriter::Committed>> commit_all(int errno_value) {
+    std::atomic<bool> held{false};
+    std::atomic<bool> hold{true};
+    std::atomic<int> large{0};
+    disk_.on_operation([&](const test::FaultyDisk::Operation& operation) {
+      if (operation.kind != test::FaultyDisk::OperationKind::write) return;
+      if (operation.path.ends_with(".seg")) held = true;
+      while (held && hold) std::this_thread::yield();
+      if (operation.bytes > 4096 * kKiB && ++large == 1) {
+        disk_.fail_at(operation.number + 1, errno_value, 1024 * kKiB);
+      }
+    });
+    auto log = writer();
+    std::vector<Result<LogWriter::Committed>> ended(kVms + 1, fail(Errc::cancelled, "not yet"));
+    std::vector<std::thread> threads;
+    const auto commit = [&](std::size_t vm, std::size_t bytes) {
+      threads.emplace_back([&, vm, bytes] {
+        ended[vm] = log->commit(epoch_of(std::to_string(vm)), piece_of(bytes), 0);
+      });
+    };
+    commit(kVms, 2 * kKiB);
+    while (!held) std::this_thread::yield();
+    for (std::size_t vm = 0; vm < kVms; ++vm) commit(vm, 1024 * kKiB);
+    while (log->queued_bytes() < kVms * 1024 * kKiB) std::this_thread::yield();
+    hold = false;
+    for (std::thread& thread : threads) thread.join();
+    EXPECT_GE(large, 3);
+    EXPECT_EQ(log->queued_bytes(), 0u);
+    log.reset();
+    return ended;
+  }
+  [[nodiscard]] std::size_t commits_on_disk() const {
+    std::size_t commits = 0;
+    for (const auto& [id, facts] : catalog_->all())
+      commits += commits_in(catalog_->path(id).value());
+    return commits;
+  }
+};
+
+TEST_F(UnderWayTest, WhatLiesBehindAFullDiskIsWrittenAnew) {
+  for (const auto& ended : commit_all(ENOSPC)) EXPECT_TRUE(ended) << ended.error().message;
+  EXPECT_EQ(commits_on_disk(), kVms + 1);
+}
+
+TEST_F(UnderWayTest, WhatLiesBehindAFailedWriteIsRefused) {
+  const auto ended = commit_all(EIO);
+  EXPECT_TRUE(ended.back()) << "it was under way before";
+  const auto refused = static_cast<std::size_t>(
+      std::count_if(ended.begin(), ended.end(), [](const auto& end) { return !end; }));
+  EXPECT_GE(refused, 8u);
+  EXPECT_LT(refused, kVms);
+  for (const auto& end : ended) {
+    if (!end) {
+      EXPECT_EQ(end.error().code, Errc::io) << end.error().message;
+    }
+  }
+}
+
+// There are disks on which a sync is through when no write comes any more.
+TEST_F(LogWriterTest, ASyncIsNotKeptWaitingByThoseWhoFlood) {
+  std::atomic<bool> syncing{false};
+  std::atomic<std::uint64_t> beside{0};
+  std::atomic<std::uint64_t> most_beside{0};
+  std::atomic<std::uint64_t> quiet{0};  // times that nothing was written for a while
+  disk_.on_operation([&](const test::FaultyDisk::Operation& operation) {
+    if (operation.kind == test::FaultyDisk::OperationKind::write && syncing) {
+      beside += operation.bytes;
+    }
+    if (operation.kind != test::FaultyDisk::OperationKind::sync) return;
+    beside = 0;
+    syncing = true;
+    for (std::uint64_t seen = 0, since = 0; since < 20; ++since) {
+      std::this_thread::sleep_for(std::chrono::milliseconds(5));
+      if (seen != beside) since = 0;
+      seen = beside;
+    }
+    syncing = false;
+    most_beside = std::max(most_beside.load(), beside.load());
+    ++quiet;
+  });
+  auto log = writer();
+  std::atomic<bool> stop{false};
+  std::thread flooder([&] {
+    for (int epoch = 0; !stop; ++epoch) {
+      const auto flood = epoch_of("flood");
+      for (int i = 0; i < 64 && !stop; ++i) EXPECT_TRUE(log->append(flood, piece_of(1024 * kKiB)));
+      log->abandon(flood);
+    }
+  });
+  for (int i = 0; i < 3; ++i) {
+    EXPECT_TRUE(log->commit(epoch_of("small"), piece_of(2 * kKiB), 0));
+  }
+  stop = true;
+  flooder.join();
+  EXPECT_GE(quiet, 3u);
+  EXPECT_LE(most_beside, 64u << 20);
+}
+
 }  // namespace
 }  // namespace vmshadow::store
