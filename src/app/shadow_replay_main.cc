@@ -82,7 +82,8 @@ Exit codes: 0 compared, whether or not anything differs (--json: "same"); 1 fail
 constexpr const char* kExportHelp =
     R"(  export web1 --epoch 12 --format raw --out web1-12/
       A folder: NAME.ram for each RAM block (pc.ram.ram; zero pages are holes, so it takes no more
-      room than the guest used), machine.json, device_state.bin. For your own tools.
+      room than the guest used), NAME.img for each protected disk (raw, sparse too), machine.json,
+      device_state.bin. For your own tools.
 
   export web1 --epoch 12 --format elf --out web1-12.core
       An ELF64 core whose addresses are the guest's physical ones, for i440fx and q35 PCs:
